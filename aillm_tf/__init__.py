@@ -1,0 +1,39 @@
+"""aillm_tf: train and ship NLP models with TensorFlow and Keras 3, from a laptop to a Cloud TPU pod.
+
+Names are imported when first used, so that `import aillm_tf` does not load TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from aillm_tf.version import __version__
+
+_HOMES = {
+    "Checkpoints": "aillm_tf.training.checkpoint",
+    "Dataset": "aillm_tf.data.pipeline",
+    "MaskedLM": "aillm_tf.tasks.masked_lm",
+    "Run": "aillm_tf.training.run",
+    "TextClassifier": "aillm_tf.tasks.classification",
+    "Tokenizer": "aillm_tf.text.tokenizer",
+    "TransformerConfig": "aillm_tf.models.config",
+    "adamw": "aillm_tf.training.optimizer",
+    "load": "aillm_tf.tasks.base",
+    "preset": "aillm_tf.models.presets",
+    "resolve": "aillm_tf.weights.resolve",
+    "strategy": "aillm_tf.training.strategy",
+    "train_tokenizer": "aillm_tf.text.train",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aillm_tf' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,213 @@
+"""Dataset: examples -> fixed-shape batches, a pure function of (seed, step).
+
+Notable: any step can be the first one, at once; a batch is cut into slices for replicas and micro-batches by row
+number, so the global batch of a step does not depend on how many devices share it; short batches are filled with
+rows of weight 0 rather than dropped, so every row counts once an epoch, also in evaluation.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from aillm_tf.data.bucketing import bucket_lengths, plan_epoch
+
+
+class Ragged(NamedTuple):
+    """Rows of different length in one flat array: row i is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: np.ndarray  # (tokens,)
+    offsets: np.ndarray  # (rows + 1,) int64
+
+
+class Dataset:
+    """Batches of tokenized rows.
+
+    A batch is a dict of tensors: every ragged column as (batch, length), padded; "valid" (batch, length) int32, 1
+    where there is a token; every dense column as (batch, ...); "weight" (batch,) float32, 0 for rows that only
+    fill the batch; "row" (batch,) int64, the row's number in the data, -1 for filling.
+
+    Args:
+        columns: name -> Ragged or array with one entry a row. "token_ids" must be Ragged.
+        batch_size: rows of a global batch (over all replicas); or
+        tokens_per_batch: rows x length of a global batch.
+        max_length: longest row, in tokens.
+        shuffle: a new order every epoch.
+        seed: of the order and of `noise`.
+        fixed_length: pad every batch to `max_length`, as a TPU wants it.
+        pad: value that fills each ragged column; 0 by default.
+        noise: `noise(example, seed, length) -> example`, TensorFlow ops on one row; seed is (2,) int32, fresh
+            every epoch; length is that of the batch.
+
+    Example:
+        >>> rows = Ragged(np.arange(10, dtype="int32"), np.array([0, 4, 10]))
+        >>> batch = next(iter(Dataset({"token_ids": rows}, batch_size=2, max_length=6).batches()))
+        >>> batch["token_ids"].shape
+        TensorShape([2, 6])
+    """
+
+    def __init__(
+        self,
+        columns: dict[str, Ragged | np.ndarray],
+        *,
+        max_length: int,
+        batch_size: int | None = None,
+        tokens_per_batch: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        fixed_length: bool = False,
+        pad: dict[str, int] | None = None,
+        noise: Callable | None = None,
+    ):
+        self.columns, self.pad, self.noise = columns, pad or {}, noise
+        self.shuffle, self.seed, self.max_length = shuffle, seed, max_length
+        self.edges = bucket_lengths(max_length, fixed_length)
+        self.lengths = np.diff(columns["token_ids"].offsets)
+        if not len(self.lengths):
+            raise ValueError("the data set has no rows")
+        sizes = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch}
+        self._plan = functools.lru_cache(maxsize=2)(lambda epoch: self._make_plan(epoch, sizes))
+        self.steps_per_epoch = len(self._plan(0))
+
+    def _make_plan(self, epoch: int, sizes: dict) -> list[tuple[np.ndarray, int, int]]:
+        rng = np.random.default_rng([self.seed, epoch]) if self.shuffle else None
+        return plan_epoch(self.lengths, self.edges, rng=rng, **sizes)
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.lengths)
+
+    @property
+    def padding_fraction(self) -> float:
+        """Share of the positions of an epoch's batches that hold no token."""
+        return 1.0 - float(self.lengths.sum()) / sum(full * length for _, length, full in self._plan(0))
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of the data and its order: equal exactly when every batch is."""
+        crc = zlib.crc32(repr((self.seed, self.shuffle, self.edges, self.steps_per_epoch)).encode())
+        for name in sorted(self.columns):
+            column = self.columns[name]
+            for array in column if isinstance(column, Ragged) else (column,):
+                crc = zlib.crc32(np.ascontiguousarray(array).view("uint8").data, crc)
+        return f"{crc:08x}"
+
+    def tokens(self, first_step: int, last_step: int) -> int:
+        """Tokens without padding in the steps [first_step, last_step)."""
+        return sum(int(self.lengths[self.batch_rows(step)[0]].sum()) for step in range(first_step, last_step))
+
+    def batch_rows(self, step: int) -> tuple[np.ndarray, int, int]:
+        """(row numbers, length, rows of a full batch) of the global batch of a step, counted from 0."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return self._plan(epoch)[index]
+
+    def slices(
+        self, first_step: int, last_step: int | None, replicas: range, total: int, micro: int
+    ) -> Iterator[tuple[np.ndarray, int, int]]:
+        """The rows of each of `replicas`, out of `total`, for every step; counts are multiples of `micro`."""
+        step = first_step
+        while last_step is None or step < last_step:
+            rows, length, full = self.batch_rows(step)
+            share = -(-full // (total * micro)) * micro
+            filled = np.full(share * total, -1, "int64")
+            filled[: len(rows)] = rows
+            for replica in replicas:
+                yield filled[replica * share : (replica + 1) * share], length, step // self.steps_per_epoch
+            step += 1
+
+    def batches(
+        self,
+        first_step: int = 0,
+        last_step: int | None = None,
+        *,
+        replicas: range = range(1),
+        total: int = 1,
+        micro: int = 1,
+    ) -> tf.data.Dataset:
+        """Batches from `first_step` to before `last_step` (one epoch by default), in order.
+
+        Args:
+            first_step, last_step: optimizer steps, counted from 0 over all epochs.
+            replicas: which of the `total` replicas' slices to make; a step gives one element for each.
+            total: number of replicas that share the global batch.
+            micro: micro-batches (gradient accumulation) that will share a replica's slice.
+        """
+        if last_step is None:
+            last_step = (first_step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        static = len(self.edges) == 1 and len({full for _, _, full in self._plan(0)}) == 1
+        if static:
+            full = self._plan(0)[0][2]
+            share, length = -(-full // (total * micro)) * micro, self.edges[0]
+        else:
+            share, length = None, None
+        signature = (
+            tf.TensorSpec((share,), tf.int64),
+            tf.TensorSpec((), tf.int32),
+            tf.TensorSpec((), tf.int32),
+        )
+        rows = tf.data.Dataset.from_generator(
+            lambda: self.slices(first_step, last_step, replicas, total, micro), output_signature=signature
+        )
+        # flat columns live on the host once, outside the graph
+        with tf.device("CPU:0"):
+            columns = {
+                name: Ragged(*(tf.constant(part) for part in column))
+                if isinstance(column, Ragged)
+                else tf.constant(column)
+                for name, column in self.columns.items()
+            }
+
+        def gather(row, dynamic_length, epoch):
+            return self._gather(columns, row, length if static else dynamic_length, epoch)
+
+        return rows.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def _gather(self, columns: dict, row, length, epoch) -> dict:
+        real = row >= 0
+        row_or_first = tf.maximum(row, 0)
+        batch = {}
+        for name, column in columns.items():
+            if isinstance(column, Ragged):
+                start = tf.gather(column.offsets, row_or_first)
+                count = tf.where(real, tf.gather(column.offsets, row_or_first + 1) - start, 0)
+                at = tf.range(tf.cast(length, tf.int64))[None]  # (1, length)
+                inside = at < count[:, None]
+                value = tf.gather(column.values, tf.where(inside, start[:, None] + at, 0))
+                batch[name] = tf.where(inside, value, tf.cast(self.pad.get(name, 0), value.dtype))
+                if name == "token_ids":
+                    batch["valid"] = tf.cast(inside, tf.int32)
+            else:
+                batch[name] = tf.gather(column, row_or_first)
+        if self.noise is not None:
+            key = tf.stack([tf.constant(self.seed & 0x7FFFFFFF, tf.int32), tf.cast(epoch, tf.int32)])
+
+            def noised(example):
+                number = example.pop("row_number")
+                return self.noise(example, tf.random.experimental.stateless_fold_in(key, number), length)
+
+            examples = {**batch, "row_number": tf.cast(row, tf.int32)}
+            first = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), examples)
+            spec = tf.function(noised).get_concrete_function(first).structured_outputs
+            spec = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), spec)
+            batch = tf.map_fn(noised, examples, fn_output_signature=spec)
+        batch["weight"] = tf.cast(real, tf.float32)
+        batch["row"] = row
+        return batch
+
+    def distribute(
+        self, strategy: tf.distribute.Strategy, first_step: int, last_step: int, micro: int = 1
+    ) -> tf.distribute.DistributedDataset:
+        """`batches`, each worker making the slices of its own replicas only."""
+
+        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            total = context.num_replicas_in_sync
+            local = total // context.num_input_pipelines
+            first = context.input_pipeline_id * local
+            return self.batches(first_step, last_step, replicas=range(first, first + local), total=total, micro=micro)
+
+        return strategy.distribute_datasets_from_function(of_worker)

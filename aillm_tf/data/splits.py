@@ -1,0 +1,124 @@
+"""From labelled sources to train, validation and test rows that share no text: clean, deduplicate, split."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import numpy as np
+
+from aillm_tf.data.options import ClassificationData
+from aillm_tf.data.sources import Labelled, labelled
+from aillm_tf.text.clean import TWEETS, CleanOptions, clean_rows
+from aillm_tf.text.dedup import deduplicate, duplicate_key
+
+logger = logging.getLogger("aillm_tf")
+
+CLEANING = {"none": None, "text": CleanOptions(), "tweets": TWEETS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Rows for training, validation and testing, and how many fell away, by reason."""
+
+    train: Labelled
+    validation: Labelled | None
+    test: Labelled | None
+    counts: dict[str, int]
+
+
+def load_splits(options: ClassificationData, seed: int) -> Splits:
+    """Read, clean, deduplicate and split.
+
+    Args:
+        options: sources and what to do with them.
+        seed: of the split.
+
+    Returns:
+        The splits; with `deduplicate`, no text of the training rows is, up to case, links and punctuation, also in
+        the other two.
+
+    Raises:
+        ValueError: a bad row, or more rows asked for than there are.
+    """
+    train = _read(options, options.train, options.labels)
+    counts = {"rows read": len(train) + len(train.skipped), "bad rows": len(train.skipped)}
+    cleaning = CLEANING[options.clean]
+    if cleaning is not None:
+        train, dropped = _clean(train, cleaning)
+        counts["empty once cleaned"] = dropped
+    if options.deduplicate:
+        keys = [tuple(ids) if np.ndim(ids) else int(ids) for ids in train.label_ids]
+        found = deduplicate(_joined(train), keys, seed=seed)
+        train = train.take(found.rows)
+        counts |= {
+            "exact duplicates": found.counts["exact_duplicates"],
+            "texts with contradictory labels": found.counts["conflicting"],
+            "near-duplicates": found.counts["near_duplicates"],
+        }
+    counts["rows kept"] = len(train)
+    validation = _read(options, options.validation, train.labels) if options.validation else None
+    test = _read(options, options.test, train.labels) if options.test else None
+    if cleaning is not None:
+        validation = _clean(validation, cleaning)[0] if validation else None
+        test = _clean(test, cleaning)[0] if test else None
+    order = np.random.default_rng([seed, 0x5EED]).permutation(len(train))
+    wanted_test = 0 if test else _count(options.test_rows, len(order))
+    wanted_validation = 0 if validation else _count(options.validation_rows, len(order))
+    if wanted_test + wanted_validation >= len(order):
+        raise ValueError(
+            f"{wanted_test} test rows and {wanted_validation} validation rows leave nothing of {len(order)} to train on: "
+            "ask for fewer with data.test_rows and data.validation_rows"
+        )
+    if wanted_test:
+        test = train.take(order[:wanted_test])
+    if wanted_validation:
+        validation = train.take(order[wanted_test : wanted_test + wanted_validation])
+    rest = order[wanted_test + wanted_validation :]
+    if options.train_rows is not None:
+        if options.train_rows > len(rest):
+            raise ValueError(f"data.train_rows asks for {options.train_rows} rows, but only {len(rest)} are left")
+        rest = rest[: options.train_rows]
+    train = train.take(rest)
+    if options.deduplicate:
+        held_out = {duplicate_key(text) for part in (validation, test) if part for text in _joined(part)}
+        apart = [i for i, text in enumerate(_joined(train)) if duplicate_key(text) not in held_out]
+        counts["training rows that are held out too"] = len(train) - len(apart)
+        train = train.take(apart)
+    counts |= {"train": len(train), "validation": len(validation or ()), "test": len(test or ())}
+    return Splits(train, validation, test, counts)
+
+
+def _read(options: ClassificationData, source, labels) -> Labelled:
+    rows = labelled(
+        source,
+        text=options.text,
+        label=options.label,
+        pair=options.pair,
+        labels=labels,
+        on_bad=options.on_bad,
+        multi_label=options.multi_label,
+        errors=options.encoding_errors,
+    )
+    if rows.skipped:
+        logger.warning("%d bad rows skipped; the first: %s", len(rows.skipped), rows.skipped[0])
+    return rows
+
+
+def _clean(rows: Labelled, options: CleanOptions) -> tuple[Labelled, int]:
+    cleaned = clean_rows(rows.texts, options)
+    kept = dataclasses.replace(rows.take(cleaned.rows), texts=cleaned.texts)
+    if kept.pairs is not None:
+        pairs = clean_rows(kept.pairs, options)
+        kept = dataclasses.replace(kept.take(pairs.rows), pairs=pairs.texts)
+    return kept, len(rows) - len(kept)
+
+
+def _joined(rows: Labelled) -> list[str]:
+    if rows.pairs is None:
+        return rows.texts
+    return [f"{text}\n{pair}" for text, pair in zip(rows.texts, rows.pairs, strict=True)]
+
+
+def _count(wanted: float, rows: int) -> int:
+    return round(wanted * rows) if 0 < wanted < 1 else int(wanted)

@@ -1,0 +1,1 @@
+"""From a trained task to a folder that TensorFlow Serving loads: strings in, answers out."""

@@ -1,0 +1,81 @@
+"""Embeddings: token + position + segment, normalised and dropped out as the family wants it."""
+
+from __future__ import annotations
+
+from keras import ops
+
+from aillm_tf.layers.base import Layer
+from aillm_tf.layers.dense import Dense
+from aillm_tf.layers.dropout import dropout
+from aillm_tf.layers.normalization import norm_layer
+from aillm_tf.layers.positions import sinusoidal
+
+
+class Embeddings(Layer):
+    """The input of the stack, (batch, length) int -> (batch, length, hidden).
+
+    `embedding_size < hidden_size` factorises the token table (ALBERT, Lan et al. 2020, arXiv:1909.11942).
+    """
+
+    def __init__(self, config, *, name: str = "embeddings", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.config = config
+        self.size = config.embedding_size or config.hidden_size
+        self.norm = (
+            norm_layer(config.norm, config.norm_epsilon, name="norm", dtype=dtype) if config.embedding_norm else None
+        )
+        self.projection = (
+            Dense(config.hidden_size, stddev=config.initializer_range, name="projection", dtype=dtype)
+            if self.size != config.hidden_size
+            else None
+        )
+
+    def build(self, input_shape=None):
+        config = self.config
+        self.token = self.weight("token", (config.vocab_size, self.size), config.initializer_range)
+        if config.position == "learned":
+            self.position = self.weight("position", (config.max_length, self.size), config.initializer_range)
+        if config.segments:
+            self.segment = self.weight("segment", (config.segments, self.size), config.initializer_range)
+        if self.norm:
+            self.norm.build((None, None, self.size))
+        if self.projection:
+            self.projection.build((None, None, self.size))
+
+    def call(self, token_ids, segment_ids=None, positions=None, seed=None):
+        """Look up and add.
+
+        Args:
+            token_ids: (batch, length) int32.
+            segment_ids: (batch, length) int32, or None: all segment 0.
+            positions: (batch, length) int32, or None: 0, 1, 2 ...
+            seed: (2,) int32, dropout in training.
+        """
+        config, length = self.config, ops.shape(token_ids)[1]
+        if isinstance(length, int) and config.position == "learned" and length > config.max_length:
+            raise ValueError(
+                f"{length} tokens are more than the {config.max_length} rows of the position table: give a smaller max_length"
+            )
+        # gathered from float32 and added there: the tables are not cast as a whole
+        x = ops.take(self.token, token_ids, axis=0) * config.embedding_scale
+        if config.position == "learned":
+            x = x + (self.position[:length] if positions is None else ops.take(self.position, positions, axis=0))
+        elif config.position == "sinusoidal":
+            x = x + sinusoidal(ops.arange(length) if positions is None else positions, self.size)
+        if config.segments:
+            if segment_ids is None:
+                x = x + self.segment[0]
+            else:
+                # a one-hot product: the gradient of a gather from a two-row table is a slow scatter
+                one_hot = ops.one_hot(segment_ids, config.segments, dtype="float32")
+                x = x + ops.matmul(one_hot, ops.cast(self.segment, "float32"))
+        x = self.norm(x) if self.norm else self.cast(x)
+        x = dropout(x, config.dropout, seed)
+        return self.projection(x) if self.projection else x
+
+    def logits(self, x):
+        """Scores over the vocabulary with the tied table, (..., embedding_size) -> (..., vocabulary) float32."""
+        table = self.cast(self.token)
+        lead = ops.shape(x)[:-1]
+        scores = ops.matmul(ops.reshape(self.cast(x), (-1, self.size)), ops.transpose(table))
+        return ops.reshape(ops.cast(scores, "float32"), (*lead, table.shape[0]))

@@ -1,0 +1,107 @@
+"""Backend-specific fast paths, each with a `keras.ops` twin that it is tested against.
+
+On a CPU, TensorFlow's element-wise kernels are built for old instruction sets and each makes a pass over memory.
+Within `fused()` (the training step, on a CPU), the element-wise parts of a block are small XLA programs between
+oneDNN matmuls: one pass forward and one backward each, compiled for the machine. XLA's matmuls and random numbers
+are slower than TensorFlow's there, so those stay outside. Everywhere else the twins run: on TPU and GPU, where XLA
+fuses the whole step, and in exports, which TensorFlow Serving must be able to load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+
+import keras
+from keras import ops
+
+_fused = contextvars.ContextVar("aillm_fused", default=False)
+
+
+@contextlib.contextmanager
+def fused(on: bool = True):
+    """Graphs traced within this context use the fused programs."""
+    token = _fused.set(on and keras.backend.backend() == "tensorflow")
+    try:
+        yield
+    finally:
+        _fused.reset(token)
+
+
+def dense(x, kernel, bias):
+    """x W + b for x (tokens, inputs) in the dtype of W."""
+    if _fused.get():
+        return _programs().dense(x, kernel, bias)
+    y = ops.matmul(x, kernel)
+    return y if bias is None else y + bias
+
+
+def gelu(x):
+    """Gaussian error linear unit, x Phi(x) (Hendrycks & Gimpel 2016)."""
+    if _fused.get():
+        return _programs().gelu(x)
+    return ops.gelu(x, approximate=False)
+
+
+def dropout(x, rate: float, seed):
+    """Dropout of x from a (2,) int32 seed."""
+    if _fused.get():
+        programs = _programs()
+        return programs.dropout(x, programs.random_bytes(x, seed), _threshold(rate))
+    from aillm_tf.layers.dropout import Key
+
+    keep = keras.random.uniform(ops.shape(x), seed=Key(seed)) >= rate
+    return ops.where(keep, x * (1.0 / (1.0 - rate)), ops.zeros_like(x))
+
+
+def add_norm(x, residual, scale, bias, epsilon: float, rate: float = 0.0, seed=None):
+    """LayerNorm(dropout(x) + residual), statistics in float32, result in the dtype of x."""
+    if _fused.get() and residual is not None:
+        programs = _programs()
+        threshold = 0 if seed is None else _threshold(rate)
+        noise = programs.random_bytes(x, seed) if threshold else programs.no_bytes()
+        return programs.add_norm(x, residual, scale, bias, noise, epsilon, threshold)
+    if seed is not None and rate:
+        x = dropout(x, rate, seed)
+    h = ops.cast(x, "float32")
+    if residual is not None:
+        h = h + ops.cast(residual, "float32")
+    h = h - ops.mean(h, axis=-1, keepdims=True)
+    h = h * ops.rsqrt(ops.mean(ops.square(h), axis=-1, keepdims=True) + epsilon)
+    return ops.cast(h * ops.cast(scale, "float32") + ops.cast(bias, "float32"), x.dtype)
+
+
+def attention(q, k, v, bias, scale: float, rate: float = 0.0, seed=None):
+    """dropout(softmax(q k^T scale + bias)) v, softmax in float32.
+
+    Args:
+        q, k, v: (batch, heads, query, width), (batch, heads, key, width) twice.
+        bias: float32, broadcastable to (batch, heads, query, key), or None.
+        rate, seed: dropout of the attention weights.
+    """
+    if _fused.get():
+        programs = _programs()
+        scores = programs.matmul(q, k, transpose_b=True)  # (batch, heads, query, key)
+        threshold = 0 if seed is None else _threshold(rate)
+        noise = programs.random_bytes(scores, seed) if threshold else programs.no_bytes()
+        return programs.matmul(programs.softmax(scores, bias, noise, scale, threshold), v)
+    scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32") * scale
+    if bias is not None:
+        scores = scores + bias
+    weights = ops.cast(ops.softmax(scores, axis=-1), q.dtype)
+    if seed is not None and rate:
+        weights = dropout(weights, rate, seed)
+    return ops.matmul(weights, v)
+
+
+def _threshold(rate: float) -> int:
+    """Bytes below this number are dropped: the rate is rounded to 1/256, and the scale is that of the rounded rate."""
+    return round(rate * 256)
+
+
+@functools.cache
+def _programs():
+    from aillm_tf.layers import fused_cpu
+
+    return fused_cpu

@@ -1,0 +1,159 @@
+"""The programs behind `fast.fused`: forward and backward of a block's element-wise parts, one XLA program each."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import tensorflow as tf
+
+matmul = tf.matmul
+
+
+def _program(function):
+    """Compile with XLA, once a shape."""
+    return tf.function(function, jit_compile=True, autograph=False, reduce_retracing=True)
+
+
+def random_bytes(like: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Uniform uint8 in the shape of `like`: a quarter of the random numbers that uniform floats need."""
+    shape = tf.shape(like)
+    count = tf.reduce_prod(shape)
+    words = tf.random.stateless_uniform([(count + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint32)
+    noise = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:count]
+    return tf.ensure_shape(tf.reshape(noise, shape), like.shape)
+
+
+def no_bytes() -> tf.Tensor:
+    return tf.zeros([0], tf.uint8)
+
+
+def _drop(x: tf.Tensor, noise: tf.Tensor, threshold: int) -> tf.Tensor:
+    if not threshold:
+        return x
+    keep = tf.cast(noise, tf.int32) >= threshold
+    return tf.where(keep, x * (256.0 / (256 - threshold)), tf.zeros((), x.dtype))
+
+
+def _float(x: tf.Tensor) -> tf.Tensor:
+    return tf.cast(x, tf.float32)
+
+
+def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """x W + b, whose bias gradient is a product with ones: oneDNN sums faster than TensorFlow's reduction."""
+
+    @tf.custom_gradient
+    def function(x, kernel, bias):
+        def gradient(dy):
+            ones = tf.ones([1, tf.shape(dy)[0]], dy.dtype)
+            return (
+                tf.matmul(dy, kernel, transpose_b=True),
+                tf.matmul(x, dy, transpose_a=True),
+                tf.reshape(tf.matmul(ones, dy), [-1]),
+            )
+
+        return tf.nn.bias_add(tf.matmul(x, kernel), bias), gradient
+
+    return tf.matmul(x, kernel) if bias is None else function(x, kernel, bias)
+
+
+@_program
+def _gelu(x):
+    y = _float(x)
+    return tf.cast(0.5 * y * (1.0 + tf.math.erf(y * math.sqrt(0.5))), x.dtype)
+
+
+@_program
+def _gelu_gradient(x, dy):
+    y = _float(x)
+    phi = 0.5 * (1.0 + tf.math.erf(y * math.sqrt(0.5)))
+    return tf.cast(_float(dy) * (phi + y * tf.exp(-0.5 * y * y) / math.sqrt(2.0 * math.pi)), x.dtype)
+
+
+@tf.custom_gradient
+def gelu(x: tf.Tensor):
+    return _gelu(x), lambda dy: _gelu_gradient(x, dy)
+
+
+@functools.cache
+def _dropout_program(threshold: int):
+    return _program(lambda x, noise: tf.cast(_drop(_float(x), noise, threshold), x.dtype))
+
+
+def dropout(x: tf.Tensor, noise: tf.Tensor, threshold: int) -> tf.Tensor:
+    program = _dropout_program(threshold)
+
+    @tf.custom_gradient
+    def function(x):
+        return program(x, noise), lambda dy: program(dy, noise)
+
+    return function(x)
+
+
+@functools.cache
+def _norm_programs(epsilon: float, threshold: int):
+    def statistics(h):
+        mean = tf.reduce_mean(h, -1, keepdims=True)
+        return mean, tf.math.rsqrt(tf.reduce_mean(tf.square(h - mean), -1, keepdims=True) + epsilon)
+
+    def forward(x, residual, scale, bias, noise):
+        h = tf.cast(_drop(_float(x), noise, threshold) + _float(residual), x.dtype)  # kept for the gradient
+        mean, rstd = statistics(_float(h))
+        return tf.cast((_float(h) - mean) * rstd * scale + bias, x.dtype), h
+
+    def backward(h, scale, noise, dy):
+        mean, rstd = statistics(_float(h))
+        normal = (_float(h) - mean) * rstd
+        dy = _float(dy)
+        d = dy * scale
+        d = rstd * (
+            d - tf.reduce_mean(d, -1, keepdims=True) - normal * tf.reduce_mean(d * normal, -1, keepdims=True)
+        )
+        rows = list(range(len(h.shape) - 1))
+        dx = tf.cast(_drop(d, noise, threshold), h.dtype)
+        return dx, tf.cast(d, h.dtype), tf.reduce_sum(dy * normal, rows), tf.reduce_sum(dy, rows)
+
+    return _program(forward), _program(backward)
+
+
+def add_norm(x, residual, scale, bias, noise, epsilon: float, threshold: int) -> tf.Tensor:
+    forward, backward = _norm_programs(epsilon, threshold)
+
+    @tf.custom_gradient
+    def function(x, residual, scale, bias):
+        y, h = forward(x, residual, scale, bias, noise)
+        return y, lambda dy: backward(h, scale, noise, dy)
+
+    return function(x, tf.cast(residual, x.dtype), tf.convert_to_tensor(scale), tf.convert_to_tensor(bias))
+
+
+@functools.cache
+def _softmax_programs(scale: float, threshold: int, biased: bool):
+    def forward(scores, bias, noise):
+        s = _float(scores) * scale
+        if biased:
+            s = s + bias
+        s = tf.exp(s - tf.reduce_max(s, -1, keepdims=True))
+        p = s / tf.reduce_sum(s, -1, keepdims=True)
+        kept = tf.cast(p, scores.dtype)
+        return tf.cast(_drop(p, noise, threshold), scores.dtype), kept
+
+    def backward(p, noise, dy):
+        p, d = _float(p), _drop(_float(dy), noise, threshold)
+        d = p * (d - tf.reduce_sum(p * d, -1, keepdims=True))
+        return tf.cast(d * scale, dy.dtype), d
+
+    return _program(forward), _program(lambda p, noise, dy: backward(p, noise, dy)[0])
+
+
+def softmax(scores, bias, noise, scale: float, threshold: int) -> tf.Tensor:
+    """dropout(softmax(scores scale + bias)); the bias is a mask and gets no gradient here."""
+    forward, backward = _softmax_programs(scale, threshold, bias is not None)
+    bias = tf.zeros([]) if bias is None else bias
+
+    @tf.custom_gradient
+    def function(scores):
+        y, p = forward(scores, bias, noise)
+        return y, lambda dy: backward(p, noise, dy)
+
+    return function(scores)

@@ -1,0 +1,34 @@
+"""Who may attend to whom, as an additive float32 bias: 0 where allowed, a large negative number where not."""
+
+from __future__ import annotations
+
+from keras import ops
+
+# large enough to vanish in a softmax, small enough that sums of biases stay finite in bfloat16 and float16
+BLOCKED = -1e4
+
+
+def attention_bias(valid=None, *, query_segments=None, key_segments=None, causal: bool = False, length=None):
+    """The bias of an attention matrix.
+
+    Args:
+        valid: (batch, key) bool or int; keys that may be attended to (not padding).
+        query_segments, key_segments: (batch, query), (batch, key) int; packed rows: attention stays within
+            a segment.
+        causal: a query sees no key after itself.
+        length: rows of the causal mask; the number of keys by default.
+
+    Returns:
+        (batch or 1, 1, query or 1, key) float32, or None where everything is allowed.
+    """
+    allowed = None
+    if valid is not None:
+        allowed = ops.cast(valid, "bool")[:, None, None, :]
+    if query_segments is not None:
+        same = ops.equal(query_segments[:, None, :, None], key_segments[:, None, None, :])
+        allowed = same if allowed is None else ops.logical_and(allowed, same)
+    if causal:
+        at = ops.arange(length if length is not None else ops.shape(valid)[1])
+        past = (at[:, None] >= at[None, :])[None, None]
+        allowed = past if allowed is None else ops.logical_and(allowed, past)
+    return None if allowed is None else ops.where(allowed, 0.0, BLOCKED)

@@ -1,0 +1,1 @@
+"""Backbones: one TransformerConfig in, hidden states out."""

@@ -1,0 +1,1 @@
+"""Tasks: backbone + head + what to learn + how to answer. Each is a `keras.Model`."""

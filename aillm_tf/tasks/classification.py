@@ -1,0 +1,203 @@
+"""TextClassifier: one text or a pair of texts -> one of several labels, or any number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from aillm_tf.data.pipeline import Dataset, Ragged
+from aillm_tf.data.sources import Labelled, labelled
+from aillm_tf.layers.dense import Dense
+from aillm_tf.layers.dropout import dropout, fold
+from aillm_tf.metrics import classification as metrics
+from aillm_tf.tasks.base import Task
+
+HEAD_SITE = 1 << 20  # above the seeds of any stack
+
+
+class TextClassifier(Task):
+    """Softmax (or, multi-label, sigmoid) over a pooled first token, as BERT's classifiers have it.
+
+    Args:
+        config, tokenizer: of the backbone.
+        labels: their names, in the order of the outputs.
+        pair: a row is two texts (entailment, similarity).
+        multi_label: a row may have any number of labels.
+        class_weights: weight of the loss of each label's rows, in the order of `labels`.
+        label_smoothing: share of the target spread evenly over all labels (Szegedy et al. 2016).
+        **options: of `Task`.
+
+    Example:
+        >>> model = TextClassifier.from_pretrained("hf:google-bert/bert-base-uncased", labels=["no", "yes"])
+        ... # doctest: +SKIP
+        >>> model.answer(["It works."])  # doctest: +SKIP
+        [{'label': 'yes', 'score': 0.53, 'probabilities': {'no': 0.47, 'yes': 0.53}}]
+    """
+
+    def __init__(
+        self,
+        config,
+        tokenizer,
+        *,
+        labels: Sequence[str],
+        pair: bool = False,
+        multi_label: bool = False,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        **options,
+    ):
+        labels = list(labels)
+        if len(labels) < 2 or len(set(labels)) != len(labels):
+            raise ValueError(f"a classifier needs two or more different labels, not {labels}")
+        if class_weights is not None and len(class_weights) != len(labels):
+            raise ValueError(f"{len(class_weights)} class weights for {len(labels)} labels {labels}")
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing is a share in [0, 1), not {label_smoothing}")
+        self.label_names, self.pair, self.multi_label = tuple(labels), pair, multi_label
+        self.class_weights = None if class_weights is None else tuple(float(w) for w in class_weights)
+        self.label_smoothing = label_smoothing
+        super().__init__(config, tokenizer, **options)
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.label_names)
+
+    @property
+    def serving_inputs(self) -> tuple[str, ...]:
+        return ("text", "pair") if self.pair else ("text",)
+
+    def options(self) -> dict:
+        own = ("labels", "pair", "multi_label", "class_weights", "label_smoothing")
+        return {**super().options(), **{name: getattr(self, name) for name in own}}
+
+    def build_heads(self) -> None:
+        stddev, policy = self.config.initializer_range, self.dtype_policy
+        self.pooler = Dense(self.config.hidden_size, stddev=stddev, name="pooler", dtype=policy)
+        self.classifier = Dense(len(self.label_names), stddev=stddev, name="classifier", dtype=policy)
+
+    def head_shapes(self) -> dict[str, tuple]:
+        shape = (None, self.config.hidden_size)
+        return {"pooler": shape, "classifier": shape}
+
+    def logits(self, features: dict, seed=None):
+        """(batch, labels) float32; only the first token is computed in the last layer."""
+        hidden = self.backbone(features, read=1, seed=seed)[:, 0]  # (batch, hidden)
+        pooled = dropout(ops.tanh(self.pooler(hidden)), self.config.dropout, fold(seed, HEAD_SITE))
+        return ops.cast(self.classifier(pooled), "float32")
+
+    def losses(self, logits, labels):
+        """The loss of every row, (batch,) float32, before class weights."""
+        smoothing, classes = self.label_smoothing, len(self.label_names)
+        if self.multi_label:
+            target = labels * (1.0 - smoothing) + 0.5 * smoothing
+            return ops.mean(ops.binary_crossentropy(target, logits, from_logits=True), axis=-1)
+        target = ops.one_hot(labels, classes, dtype="float32") * (1.0 - smoothing) + smoothing / classes
+        return -ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)
+
+    def row_weights(self, batch: dict):
+        """(batch,) float32: 0 for rows that fill the batch, times the class weight of the others."""
+        if self.class_weights is None:
+            return batch["weight"]
+        weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
+        if not self.multi_label:
+            return batch["weight"] * ops.take(weights, batch["label"], axis=0)
+        # a row of several labels counts as the mean of theirs; a row of none counts once
+        labels = batch["label"]
+        count = ops.sum(labels, axis=-1)
+        mean = ops.sum(labels * weights, axis=-1) / ops.maximum(count, 1.0)
+        return batch["weight"] * ops.where(count > 0, mean, 1.0)
+
+    def loss_terms(self, batch: dict, seed=None):
+        losses, weights = self.losses(self.logits(batch, seed), batch["label"]), self.row_weights(batch)
+        return ops.sum(losses * weights), ops.sum(weights)
+
+    def evaluation(self, batch: dict):
+        logits, weights = self.logits(batch), self.row_weights(batch)
+        sums = {"loss": ops.sum(self.losses(logits, batch["label"]) * weights), "weight": ops.sum(weights)}
+        return sums, {"probabilities": self.probabilities(logits), "label": batch["label"]}
+
+    def scores(self, sums: dict, rows: dict) -> dict[str, float]:
+        loss = {"loss": sums["loss"] / max(sums["weight"], 1e-8)}
+        if self.multi_label:
+            return {**loss, **metrics.multi_label_scores(rows["label"], rows["probabilities"] >= 0.5)}
+        return {**loss, **metrics.classification_scores(rows["label"], rows["probabilities"].argmax(-1))}
+
+    def probabilities(self, logits):
+        return ops.sigmoid(logits) if self.multi_label else ops.softmax(logits, axis=-1)
+
+    def answer_tensors(self, features: dict) -> dict:
+        valid = ops.cast(ops.not_equal(features["token_ids"], self.tokenizer.pad_id), "int32")
+        return {"probabilities": self.probabilities(self.logits({**features, "valid": valid}))}
+
+    def serving_outputs(self, tensors: dict) -> dict:
+        probabilities = tensors["probabilities"]
+        if self.multi_label:
+            return {"probabilities": probabilities}
+        best = tf.argmax(probabilities, axis=-1)
+        return {
+            "label": tf.gather(tf.constant(self.labels), best),
+            "score": tf.reduce_max(probabilities, axis=-1),
+            "probabilities": probabilities,
+        }
+
+    def read_answers(self, outputs: dict) -> list[dict]:
+        answers = []
+        for row in np.asarray(outputs["probabilities"]):
+            named = {label: float(p) for label, p in zip(self.labels, row, strict=True)}
+            if self.multi_label:
+                answers.append({"labels": [label for label, p in named.items() if p >= 0.5], "probabilities": named})
+            else:
+                best = int(row.argmax())
+                answers.append({"label": self.labels[best], "score": float(row[best]), "probabilities": named})
+        return answers
+
+    def dataset(
+        self,
+        rows: str | dict[str, str] | Labelled,
+        *,
+        batch_size: int | None = 32,
+        tokens_per_batch: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        fixed_length: bool = False,
+        text: str = "text",
+        label: str = "label",
+        pair: str | None = None,
+        on_bad: str = "raise",
+    ) -> Dataset:
+        """Labelled texts as batches.
+
+        Args:
+            rows: a file or other source (see `aillm_tf.data.sources`), a dict of one source a label, or rows
+                read already.
+            batch_size: rows of a global batch; or, when it is None,
+            tokens_per_batch: rows x length of a global batch.
+            shuffle, seed: a new order every epoch, from the seed.
+            fixed_length: pad all batches to `max_length` (on a TPU).
+            text, label, pair: names or numbers of the columns.
+            on_bad: "raise" at a bad row, or "skip" it and count.
+        """
+        if not isinstance(rows, Labelled):
+            pair = pair or ("pair" if self.pair else None)
+            rows = labelled(
+                rows, text=text, label=label, pair=pair, labels=self.labels, on_bad=on_bad, multi_label=self.multi_label
+            )
+        elif list(rows.labels) != self.labels:
+            raise ValueError(f"the rows have the labels {list(rows.labels)}, the model {self.labels}")
+        encoded = self.tokenizer.encode(rows.texts, rows.pairs, max_length=self.max_length)
+        columns = {"token_ids": Ragged(encoded.ids, encoded.offsets), "label": np.asarray(rows.label_ids)}
+        if self.pair:
+            columns["segment_ids"] = Ragged(encoded.segment_ids, encoded.offsets)
+        return Dataset(
+            columns,
+            max_length=self.max_length,
+            batch_size=None if tokens_per_batch else batch_size,
+            tokens_per_batch=tokens_per_batch,
+            shuffle=shuffle,
+            seed=seed,
+            fixed_length=fixed_length,
+            pad={"token_ids": self.tokenizer.pad_id},
+        )

@@ -1,0 +1,213 @@
+"""MaskedLM: predict the tokens that were hidden (Devlin et al. 2019, arXiv:1810.04805).
+
+Masks are drawn anew every epoch in the input pipeline, from (seed, epoch, row) only. Logits are computed at the
+masked positions alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from aillm_tf.data.noise import mask_tokens
+from aillm_tf.data.pipeline import Dataset, Ragged
+from aillm_tf.data.sources import read_table
+from aillm_tf.layers.base import Layer
+from aillm_tf.layers.dense import Dense
+from aillm_tf.layers.feedforward import ACTIVATIONS
+from aillm_tf.layers.normalization import norm_layer
+from aillm_tf.tasks.base import Task
+
+
+class MaskedLMHead(Layer):
+    """Dense, activation, norm, then the tied embedding table and a bias of its own."""
+
+    def __init__(self, config, *, name: str = "mlm", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.config, self.size = config, config.embedding_size or config.hidden_size
+        self.transform = Dense(self.size, stddev=config.initializer_range, name="transform", dtype=dtype)
+        self.norm = norm_layer(config.norm, config.norm_epsilon, name="norm", dtype=dtype)
+
+    def build(self, input_shape):
+        self.transform.build(input_shape)
+        self.norm.build((None, self.size))
+        self.bias = self.weight("bias", (self.config.vocab_size,), "zeros")
+
+    def call(self, hidden, embeddings=None):
+        """(..., hidden) -> (..., vocabulary) float32."""
+        return embeddings.logits(self.norm(ACTIVATIONS[self.config.activation](self.transform(hidden)))) + self.bias
+
+
+class MaskedLM(Task):
+    """BERT's pretraining objective.
+
+    Args:
+        config, tokenizer: of the backbone.
+        rate: share of the tokens to predict; of those 80 % become [MASK], 10 % a random token, 10 % stay.
+        whole_word: hide all pieces of a word together.
+        **options: of `Task`.
+    """
+
+    def __init__(self, config, tokenizer, *, rate: float = 0.15, whole_word: bool = False, **options):
+        if not 0.0 < rate < 1.0:
+            raise ValueError(f"rate is the share of tokens to mask, in (0, 1), not {rate}")
+        if tokenizer.mask_id is None:
+            raise ValueError("the tokenizer has no mask token: masked language modelling needs one")
+        self.rate, self.whole_word = rate, whole_word
+        super().__init__(config, tokenizer, **options)
+
+    def options(self) -> dict:
+        return {**super().options(), "rate": self.rate, "whole_word": self.whole_word}
+
+    def build_heads(self) -> None:
+        self.mlm = MaskedLMHead(self.config, dtype=self.dtype_policy)
+
+    def head_shapes(self) -> dict[str, tuple]:
+        return {"mlm": (None, self.config.hidden_size)}
+
+    def logits(self, features: dict, positions=None, seed=None):
+        """(batch, length or predictions, vocabulary) float32, at `positions` (batch, predictions) only if given."""
+        hidden = self.backbone(features, seed=seed)
+        if positions is not None:
+            hidden = ops.take_along_axis(hidden, ops.expand_dims(positions, -1), axis=1)
+        return self.mlm(hidden, embeddings=self.backbone.embeddings)
+
+    def loss_terms(self, batch: dict, seed=None):
+        logits = self.logits(batch, batch["positions"], seed)
+        losses = ops.logsumexp(logits, axis=-1) - ops.squeeze(
+            ops.take_along_axis(logits, ops.expand_dims(batch["targets"], -1), axis=-1), -1
+        )
+        weights = batch["target_weights"] * ops.expand_dims(batch["weight"], -1)
+        return ops.sum(losses * weights), ops.sum(weights)
+
+    def evaluation(self, batch: dict):
+        logits = self.logits(batch, batch["positions"])
+        log_probabilities = ops.log_softmax(logits, axis=-1)
+        losses = -ops.squeeze(ops.take_along_axis(log_probabilities, ops.expand_dims(batch["targets"], -1), axis=-1), -1)
+        weights = batch["target_weights"] * ops.expand_dims(batch["weight"], -1)
+        hits = ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.cast(batch["targets"], "int64")), "float32")
+        return {
+            "loss": ops.sum(losses * weights),
+            "accuracy": ops.sum(hits * weights),
+            "weight": ops.sum(weights),
+        }, {}
+
+    def scores(self, sums: dict, rows: dict) -> dict[str, float]:
+        weight = max(sums["weight"], 1e-8)
+        loss = sums["loss"] / weight
+        return {"loss": loss, "accuracy": sums["accuracy"] / weight, "perplexity": math.exp(min(loss, 700.0))}
+
+    # The five likeliest tokens for every [MASK] of a text -------------------------------------------------------
+
+    def answer_tensors(self, features: dict) -> dict:
+        valid = ops.cast(ops.not_equal(features["token_ids"], self.tokenizer.pad_id), "int32")
+        probabilities = ops.softmax(self.logits({**features, "valid": valid}), axis=-1)
+        scores, tokens = ops.top_k(probabilities, 5)
+        masked = ops.equal(features["token_ids"], self.tokenizer.mask_id)
+        return {"masked": masked, "token_ids": ops.cast(tokens, "int32"), "scores": scores}
+
+    def serving_outputs(self, tensors: dict) -> dict:
+        return {**tensors, "tokens": tf.gather(tf.constant(self.tokenizer.vocabulary), tensors["token_ids"])}
+
+    def read_answers(self, outputs: dict) -> list[dict]:
+        answers = []
+        for masked, tokens, scores in zip(outputs["masked"], outputs["tokens"], outputs["scores"], strict=True):
+            at = np.flatnonzero(masked)
+            answers.append(
+                {
+                    "masks": [
+                        [
+                            {"token": token.decode(), "score": float(score)}
+                            for token, score in zip(tokens[i], scores[i], strict=True)
+                        ]
+                        for i in at
+                    ]
+                }
+            )
+        return answers
+
+    def dataset(
+        self,
+        rows: str | Iterable[str],
+        *,
+        batch_size: int | None = 32,
+        tokens_per_batch: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        fixed_length: bool = False,
+        text: str = "text",
+        on_bad: str = "raise",
+    ) -> Dataset:
+        """Texts as batches of masked rows; a text longer than `max_length` becomes several rows.
+
+        Args:
+            rows: a source with a text column (see `aillm_tf.data.sources`), or the texts themselves.
+            batch_size, tokens_per_batch, shuffle, seed, fixed_length: as for `TextClassifier.dataset`.
+            text: name or number of the column.
+            on_bad: "raise" at a bad row, or "skip" it and count.
+        """
+        if isinstance(rows, str):
+            table = read_table(rows, columns=[text], on_bad=on_bad)
+            rows = table.columns[text]
+        tokenizer = self.tokenizer
+        encoded = tokenizer.encode(list(rows))
+        ids, offsets = split_rows(encoded.ids, encoded.offsets, self.max_length, tokenizer)
+        special = np.zeros(self.config.vocab_size, bool)
+        special[tokenizer.special_ids] = True
+        continuation = np.zeros(self.config.vocab_size, bool)
+        continuation[: len(tokenizer.continuation)] = tokenizer.continuation
+        special, continuation = tf.constant(special), tf.constant(continuation) if self.whole_word else None
+        rate = self.rate
+
+        def noise(example: dict, seed, length) -> dict:
+            most = tf.cast(tf.math.ceil(rate * tf.cast(length, tf.float32)), tf.int32)
+            token_ids, positions, targets, weights = mask_tokens(
+                example["token_ids"],
+                example["valid"],
+                seed,
+                mask_id=tokenizer.mask_id,
+                vocab_size=tokenizer.vocab_size,
+                special=special,
+                continuation=continuation,
+                rate=rate,
+                max_predictions=math.ceil(rate * length) if isinstance(length, int) else most,
+            )
+            return {
+                **example,
+                "token_ids": token_ids,
+                "positions": positions,
+                "targets": targets,
+                "target_weights": weights,
+            }
+
+        return Dataset(
+            {"token_ids": Ragged(ids, offsets)},
+            max_length=self.max_length,
+            batch_size=None if tokens_per_batch else batch_size,
+            tokens_per_batch=tokens_per_batch,
+            shuffle=shuffle,
+            seed=seed,
+            fixed_length=fixed_length,
+            pad={"token_ids": tokenizer.pad_id},
+            noise=noise,
+        )
+
+
+def split_rows(ids: np.ndarray, offsets: np.ndarray, max_length: int, tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Cut rows longer than `max_length` into pieces, each between its own [CLS] and [SEP]; nothing is lost."""
+    if np.diff(offsets).max(initial=0) <= max_length:
+        return ids, offsets
+    pieces = []
+    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+        row = ids[start:end]
+        if len(row) <= max_length:
+            pieces.append(row)
+            continue
+        body = row[1:-1]  # without [CLS] and [SEP]
+        for at in range(0, len(body), max_length - 2):
+            pieces.append(np.concatenate([[tokenizer.cls_id], body[at : at + max_length - 2], [tokenizer.sep_id]]))
+    return np.concatenate(pieces).astype(ids.dtype), np.concatenate([[0], np.cumsum([len(p) for p in pieces])])

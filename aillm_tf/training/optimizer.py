@@ -1,0 +1,165 @@
+"""AdamW whose update is one fused op a variable, with decay masks, layer-wise learning rates and EMA.
+
+Gradients come in summed over all replicas and not yet divided: `update` takes the factor that divides and clips
+them, so that no extra pass over the gradients is made. Nothing is reduced again here, unlike in
+`keras.optimizers`, so the caller must reduce.
+"""
+
+from __future__ import annotations
+
+import re
+
+import keras
+import tensorflow as tf
+
+from aillm_tf.training.schedule import schedule as make_schedule
+
+NO_DECAY = ("bias", "scale", "norm", "embeddings/position", "embeddings/segment")
+
+
+class AdamW(keras.optimizers.Optimizer):
+    """Adam with decoupled weight decay.
+
+    m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  w = w - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay w)
+
+    Args:
+        learning_rate: a number, or a schedule of the step.
+        weight_decay: decay of matrices; variables whose path contains a word of `no_decay` have none.
+        layer_decay: the learning rate of a block is `layer_decay` times that of the block above (Howard & Ruder
+            2018); None: the same rate everywhere.
+        ema: decay of an exponential moving average of the weights, which replaces them when `fit` ends and is
+            what validation sees; None: no average.
+
+    Reference:
+        Loshchilov & Hutter 2019, arXiv:1711.05101.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        *,
+        weight_decay: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        no_decay: tuple[str, ...] = NO_DECAY,
+        layer_decay: float | None = None,
+        ema: float | None = None,
+        name: str = "adamw",
+    ):
+        # Keras's own decay, clipping and EMA act per replica or twice: they stay off
+        super().__init__(learning_rate=learning_rate, name=name)
+        self.decay, self.beta_1, self.beta_2, self.epsilon = weight_decay, beta_1, beta_2, epsilon
+        self.no_decay, self.layer_decay, self.ema = tuple(no_decay), layer_decay, ema
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        if self.built:
+            return
+        # the optimizer may have been made outside the scope in which its state must live
+        self._distribution_strategy = tf.distribute.get_strategy()
+        super().build(variables)
+        self.steps_done = keras.Variable(0, dtype="int64", trainable=False, name="steps_done")
+        self.momentums = [self.add_variable_from_reference(v, name="momentum") for v in variables]
+        self.velocities = [self.add_variable_from_reference(v, name="velocity") for v in variables]
+        self.averages = []
+        if self.ema is not None:
+            self.averages = [self.add_variable_from_reference(v, name="average", initializer="zeros") for v in variables]
+            for average, variable in zip(self.averages, variables, strict=True):
+                average.assign(variable)
+        paths = [v.path for v in variables]
+        self.decays = [0.0 if any(word in path for word in self.no_decay) else self.decay for path in paths]
+        self.rates = layer_rates(paths, self.layer_decay)
+
+    def slots(self) -> dict[str, list[keras.Variable]]:
+        """The optimizer's state by kind, each in the order of the variables."""
+        slots = {"momentum": self.momentums, "velocity": self.velocities}
+        return {**slots, "average": self.averages} if self.averages else slots
+
+    def local_step(self) -> tf.Tensor:
+        """Steps applied so far, int64, in a replica's context."""
+        return _local(self.steps_done).read_value()
+
+    def update(self, gradients: list[tf.Tensor], factor: tf.Tensor) -> None:
+        """One step, in a replica's context: `gradients` are reduced sums, `factor` divides and clips them."""
+        done = self.local_step()
+        rate = tf.cast(self._learning_rate(done) if callable(self._learning_rate) else self.learning_rate, tf.float32)
+        step = tf.cast(done, tf.float32) + 1.0
+        power_1, power_2 = self.beta_1**step, self.beta_2**step
+        # ResourceApplyAdam adds epsilon to the uncorrected sqrt(v): scaled, it is that of the formula above
+        epsilon = self.epsilon * tf.sqrt(1.0 - power_2)
+        for i, gradient in enumerate(gradients):
+            variable = _local(self._trainable_variables[i])
+            lr = rate * self.rates[i]
+            if self.decays[i]:
+                variable.assign_sub(variable.read_value() * (lr * self.decays[i]))
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle,
+                m=_local(self.momentums[i]).handle,
+                v=_local(self.velocities[i]).handle,
+                beta1_power=power_1,
+                beta2_power=power_2,
+                lr=lr,
+                beta1=self.beta_1,
+                beta2=self.beta_2,
+                epsilon=epsilon,
+                grad=gradient * factor,
+            )
+            if self.averages:
+                average = _local(self.averages[i])
+                average.assign_add((variable.read_value() - average.read_value()) * (1.0 - self.ema))
+        _local(self.steps_done).assign_add(1)
+
+    def get_config(self):
+        config = super().get_config()
+        for key in ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "use_ema", "ema_momentum"):
+            config.pop(key, None)
+        config = {key: config[key] for key in ("name", "learning_rate") if key in config}
+        own = {key: getattr(self, key) for key in ("beta_1", "beta_2", "epsilon", "no_decay", "layer_decay", "ema")}
+        return {**config, **own, "weight_decay": self.decay}
+
+
+def _local(variable: keras.Variable) -> tf.Variable:
+    """This replica's copy of a mirrored variable; the variable itself where there is one copy."""
+    value = variable.value
+    return value._get() if isinstance(value, tf.distribute.DistributedValues) else value
+
+
+def layer_rates(paths: list[str], decay: float | None) -> list[float]:
+    """Learning-rate factors: 1 for the head, `decay` times less for every block further down, embeddings lowest.
+
+    Example:
+        >>> layer_rates(["backbone/embeddings/token", "backbone/encoder/layer_0/ffn/up/kernel", "classifier/bias"], 0.5)
+        [0.25, 0.5, 1.0]
+    """
+    if decay is None:
+        return [1.0] * len(paths)
+    blocks = [int(m[1]) if (m := re.search(r"layer_(\d+)", path)) else None for path in paths]
+    top = max((b for b in blocks if b is not None), default=-1) + 1
+    depth = [b + 1 if b is not None else (0 if "embeddings/" in path else top + 1) for b, path in zip(blocks, paths, strict=True)]
+    return [decay ** (top + 1 - d) for d in depth]
+
+
+def adamw(
+    learning_rate: float,
+    *,
+    steps: int | None = None,
+    warmup: float = 0.0,
+    schedule: str = "linear",
+    **options,
+) -> AdamW:
+    """AdamW with a learning-rate schedule.
+
+    Args:
+        learning_rate: the peak.
+        steps: optimizer steps of the whole run; None: a constant rate after the warm-up.
+        warmup: steps of linear warm-up; below 1, a share of `steps`.
+        schedule: "linear", "cosine", "inverse_sqrt", "wsd" or "constant".
+        **options: of `AdamW`.
+
+    Example:
+        >>> adamw(2e-5, steps=1000, warmup=0.1).decay
+        0.01
+    """
+    if steps is None and schedule == "linear":
+        schedule = "constant"
+    return AdamW(make_schedule(learning_rate, steps, warmup=warmup, kind=schedule), **options)
