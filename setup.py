@@ -30,8 +30,9 @@ setup(
         "tokenizers>=0.21",
         "safetensors>=0.5",
         "huggingface-hub>=0.34",
-        "jsonargparse[signatures]>=4.40",
-        "datasketch>=1.6",
+        "jsonargparse[signatures]>=4.49,<5",
+        "numpy>=1.26",
+        "scipy>=1.11",
         "scikit-learn>=1.5",
         "tqdm>=4.66",
         "pyyaml>=6",
@@ -39,6 +40,7 @@ setup(
         "filelock>=3.12",
         "requests>=2.31",
         "ml_dtypes>=0.4",
+        "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
     ],
     extras_require={
         "test": ["pytest>=8", "hypothesis>=6.100", "wandb>=0.19", "ruff>=0.12"],

@@ -88,7 +88,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from aillm_tf.training.evaluate import evaluate_run
 
     folder = find_model(arguments.run, exports=False)
-    scores = evaluate_run(folder, arguments.data, arguments.batch_size, progress=not arguments.json)
+    scores = evaluate_run(
+        folder, arguments.data, arguments.batch_size, progress=sys.stdout.isatty() and not arguments.json
+    )
     print(json.dumps(scores, ensure_ascii=False) if arguments.json else scores_table(scores))
     return 0
 
@@ -175,7 +177,7 @@ def find_model(path: str, exports: bool = True) -> Path:
         FileNotFoundError: what was looked for and what to do.
     """
     root = Path(path)
-    for folder in (root / "model", root):
+    for folder in (root / "model", root / "pretrained" / "model", root):
         if (folder / "task.json").is_file():
             return folder
     versions = sorted((p for p in root.glob("*/saved_model.pb") if p.parent.name.isdigit()), key=_version)
@@ -224,7 +226,8 @@ def answerer(folder: Path) -> Callable[[list[str]], list[dict]]:
 
     def from_export(texts: list[str]) -> list[dict]:
         outputs = function(**{name: tf.constant(column) for name, column in columns_of(texts, inputs).items()})
-        columns = {name: _plain(outputs[name].numpy()) for name in about.get("outputs") or sorted(outputs)}
+        names = sorted(about.get("outputs") or outputs, key=lambda name: name == "probabilities")  # the longest last
+        columns = {name: _plain(outputs[name].numpy()) for name in names}
         return read_rows(columns, about.get("labels", []))
 
     from_export.loaded = loaded  # the signature does not keep its variables alive

@@ -33,6 +33,7 @@ from harness import (
 import aillm_tf as ai
 from aillm_tf.data.pipeline import Dataset, Ragged
 from aillm_tf.data.sources import labelled
+from aillm_tf.layers import fast
 from aillm_tf.weights.known import MINILM
 
 LABELS = ["0", "1"]
@@ -80,8 +81,12 @@ def measure_step(precision: str, init: str, steps: int) -> None:
     data = Dataset(columns, batch_size=BATCH, max_length=MAX_LENGTH, fixed_length=True)
     model.fit(data, callbacks=[timer], verbose=0)
     features = {"token_ids": tf.constant(token_ids), "segment_ids": tf.constant(segment_ids)}
-    # The graph that `evaluate` runs; `answer` and exports compute in float32.
-    classify = tf.function(model.answer_tensors)
+
+    @tf.function
+    def classify(features):  # the graph that `evaluate` runs; `answer` and exports compute in float32
+        with fast.fused(model.fuse_on_cpu):
+            return model.answer_tensors(features)
+
     report(
         train_seconds=timer.seconds,
         inference_seconds=times(lambda: classify(features)["probabilities"].numpy(), steps),

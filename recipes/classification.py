@@ -10,6 +10,7 @@ matrix. The same command again goes on where a killed run stopped. Measured time
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from aillm_tf.config import run as run_recipe
 from aillm_tf.data.options import ClassificationData
@@ -30,7 +31,11 @@ class Model:
     vocab_size: int = 8192
     # longest input, in tokens; the rest is cut off
     max_length: int = 128
+    # read the first token, as BERT does, or the mean of all, as sentence encoders do
+    pooling: Literal["first", "mean"] = "first"
+    # of hidden states and attention; by default that of the checkpoint or preset
     dropout: float | None = None
+    # share of the target spread evenly over all labels
     label_smoothing: float = 0.0
     # weight of each label's rows in the loss, in the order of the labels
     class_weights: list[float] | None = None
@@ -57,6 +62,7 @@ def build(model: Model, training: Training, texts: list[str], **options):
         "max_length": model.max_length,
         "dtype": training.dtype,
         "seed": training.seed,
+        "pooling": model.pooling,
         "label_smoothing": model.label_smoothing,
         "class_weights": model.class_weights,
     }
@@ -78,10 +84,11 @@ def main(config: Config) -> dict:
     from aillm_tf.training.options import batches, fit
 
     data, training = config.data, config.training
+    strategy = ai.strategy(training.strategy)
     with ai.Run(config.out, config, track=config.track) as run:
         splits = load_splits(data, training.seed)
         print("  ".join(f"{name}: {count:,}" for name, count in splits.counts.items()))
-        with ai.strategy(training.strategy).scope():
+        with strategy.scope():
             model = build(
                 config.model,
                 training,
@@ -92,10 +99,11 @@ def main(config: Config) -> dict:
             )
         held_out = splits.test or splits.validation
         validation = model.dataset(splits.validation) if splits.validation else None
-        best = "macro_f1" if validation and data.multi_label else ("accuracy" if validation else None)
+        best = ("macro_f1" if data.multi_label else "accuracy") if validation else None
         fit(model, batches(model, splits.train, training), training, run, validation=validation, best=best)
         model.save(run.model_folder)
         facts = {"task": "TextClassifier", "seed": training.seed, "steps": model.step, "data": splits.counts}
+        facts["scored_on"] = "test" if splits.test else "validation"
         scores = {}
         if held_out:
             scores, rows = model.evaluate(model.dataset(held_out), return_rows=True)

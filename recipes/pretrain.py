@@ -47,6 +47,7 @@ class Model:
     preset: str = "small"
     # folder of the tokenizer; without it (and without init) one is trained on the texts
     tokenizer: str | None = None
+    # tokens of a tokenizer that is trained
     vocab_size: int = 8192
     # longest row, in tokens; longer texts become several rows
     max_length: int = 128
@@ -63,7 +64,7 @@ class Config:
     data: Data
     model: Model = dataclasses.field(default_factory=Model)
     training: Training = dataclasses.field(
-        default_factory=lambda: Training(epochs=10, batch_size=64, learning_rate=1e-3, schedule="cosine", clip_norm=1.0)
+        default_factory=lambda: Training(epochs=10, batch_size=64, learning_rate=1e-3, schedule="cosine")
     )
     # run directory
     out: str = "runs/pretrain"
@@ -85,7 +86,7 @@ def read_texts(data: Data, seed: int) -> tuple[list[str], list[str], dict[str, i
         texts = [text for text in table.columns[data.text] if text.strip()]
         counts["rows read"] = len(table) + len(table.skipped)
         counts["bad or empty rows"] = counts["rows read"] - len(texts)
-        return texts if CLEANING[data.clean] is None else clean_rows(texts, CLEANING[data.clean]).texts
+        return texts
 
     counts: dict[str, int] = {}
     validation = read(data.validation) if data.validation else []
@@ -94,6 +95,8 @@ def read_texts(data: Data, seed: int) -> tuple[list[str], list[str], dict[str, i
         found = deduplicate(texts, seed=seed)
         counts["duplicates"] = len(texts) - len(found.rows)
         texts = [texts[row] for row in found.rows]
+    if CLEANING[data.clean] is not None:
+        texts, validation = (clean_rows(part, CLEANING[data.clean]).texts for part in (texts, validation))
     if not validation:
         count = round(data.validation_rows * len(texts)) if data.validation_rows < 1 else int(data.validation_rows)
         order = np.random.default_rng([seed, 0x5EED]).permutation(len(texts))
@@ -118,6 +121,7 @@ def main(config: Config) -> dict:
     from aillm_tf.training.options import batches, fit
 
     model_options, training = config.model, config.training
+    strategy = ai.strategy(training.strategy)
     with ai.Run(config.out, config, track=config.track) as run:
         texts, held_out, counts = read_texts(config.data, training.seed)
         print("  ".join(f"{name}: {count:,}" for name, count in counts.items()))
@@ -128,7 +132,7 @@ def main(config: Config) -> dict:
             "dtype": training.dtype,
             "seed": training.seed,
         }
-        with ai.strategy(training.strategy).scope():
+        with strategy.scope():
             if model_options.init:
                 model = ai.MaskedLM.from_pretrained(model_options.init, **options)
             else:
@@ -145,7 +149,9 @@ def main(config: Config) -> dict:
         scores = {}
         if validation:
             scores = model.evaluate(validation)
-            scores["unigram_loss"] = unigram_loss(data, validation, model.tokenizer.special_ids, model.config.vocab_size)
+            scores["unigram_loss"] = unigram_loss(
+                data, validation, model.tokenizer.special_ids, model.config.vocab_size
+            )
         report = run.report(scores, task="MaskedLM", seed=training.seed, steps=model.step, data=counts)
     print("  ".join(f"{name}: {value:.4g}" for name, value in scores.items()))
     print(f"model: {run.model_folder}   report: {run.directory / 'report.html'}")

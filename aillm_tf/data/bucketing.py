@@ -41,6 +41,9 @@ def plan_epoch(
     """
     if (batch_size is None) == (tokens_per_batch is None):
         raise ValueError("give either batch_size or tokens_per_batch")
+    size = tokens_per_batch if batch_size is None else batch_size
+    if size < 1:
+        raise ValueError(f"a batch of {size}: give at least 1")
     edges = np.asarray(edges)
     if len(lengths) and lengths.max() > edges[-1]:
         raise ValueError(

@@ -32,7 +32,7 @@ class ClassificationData:
     labels: list[str] | None = None
     # a row may have several labels, separated by commas
     multi_label: bool = False
-    # how to clean texts: tweets also replaces links and mentions
+    # how to clean training texts: tweets also replaces links and mentions
     clean: Literal["none", "text", "tweets"] = "none"
     # drop exact and near-duplicate rows, and texts with contradictory labels
     deduplicate: bool = False

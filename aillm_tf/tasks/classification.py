@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -19,14 +20,17 @@ HEAD_SITE = 1 << 20  # above the seeds of any stack
 
 
 class TextClassifier(Task):
-    """Softmax (or, multi-label, sigmoid) over a pooled first token, as BERT's classifiers have it.
+    """Softmax (or, multi-label, sigmoid) over a pooled row.
 
     Args:
         config, tokenizer: of the backbone.
         labels: their names, in the order of the outputs.
         pair: a row is two texts (entailment, similarity).
         multi_label: a row may have any number of labels.
-        class_weights: weight of the loss of each label's rows, in the order of `labels`.
+        class_weights: weight in the loss of each label's rows (multi-label: of each label's term), in the order
+            of `labels`.
+        pooling: "first" reads the first token through a dense tanh layer, as BERT's classifiers do, and computes
+            the last layer for that token only; "mean" averages all tokens, as sentence encoders do.
         label_smoothing: share of the target spread evenly over all labels (Szegedy et al. 2016).
         **options: of `Task`.
 
@@ -36,6 +40,8 @@ class TextClassifier(Task):
         >>> model.answer(["It works."])  # doctest: +SKIP
         [{'label': 'yes', 'score': 0.53, 'probabilities': {'no': 0.47, 'yes': 0.53}}]
     """
+
+    huggingface_head = "classification"
 
     def __init__(
         self,
@@ -47,22 +53,26 @@ class TextClassifier(Task):
         multi_label: bool = False,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
+        pooling: Literal["first", "mean"] = "first",
         **options,
     ):
         labels = list(labels)
         if len(labels) < 2 or len(set(labels)) != len(labels):
             raise ValueError(f"a classifier needs two or more different labels, not {labels}")
-        if class_weights is not None and len(class_weights) != len(labels):
-            raise ValueError(f"{len(class_weights)} class weights for {len(labels)} labels {labels}")
+        if class_weights is not None and (len(class_weights) != len(labels) or min(class_weights) < 0):
+            raise ValueError(f"class weights {list(class_weights)} for {labels}: give one for each, none below 0")
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing is a share in [0, 1), not {label_smoothing}")
         self.label_names, self.pair, self.multi_label = tuple(labels), pair, multi_label
         self.class_weights = None if class_weights is None else tuple(float(w) for w in class_weights)
-        self.label_smoothing = label_smoothing
+        if pooling not in ("first", "mean"):
+            raise ValueError(f'pooling is "first" or "mean", not {pooling!r}')
+        self.label_smoothing, self.pooling = label_smoothing, pooling
         super().__init__(config, tokenizer, **options)
 
     @property
     def labels(self) -> list[str]:
+        """Label names, in the order of the outputs."""
         return list(self.label_names)
 
     @property
@@ -70,45 +80,51 @@ class TextClassifier(Task):
         return ("text", "pair") if self.pair else ("text",)
 
     def options(self) -> dict:
-        own = ("labels", "pair", "multi_label", "class_weights", "label_smoothing")
+        own = ("labels", "pair", "multi_label", "class_weights", "label_smoothing", "pooling")
         return {**super().options(), **{name: getattr(self, name) for name in own}}
 
     def build_heads(self) -> None:
         stddev, policy = self.config.initializer_range, self.dtype_policy
-        self.pooler = Dense(self.config.hidden_size, stddev=stddev, name="pooler", dtype=policy)
-        self.classifier = Dense(len(self.label_names), stddev=stddev, name="classifier", dtype=policy)
+        if self.pooling == "first":
+            self.pooler = Dense(self.config.hidden_size, stddev=stddev, name="pooler", dtype=policy)
+        self.classifier = Dense(len(self.label_names), stddev=stddev, name="classifier", dtype="float32")
 
     def head_shapes(self) -> dict[str, tuple]:
         shape = (None, self.config.hidden_size)
-        return {"pooler": shape, "classifier": shape}
+        return {"pooler": shape, "classifier": shape} if self.pooling == "first" else {"classifier": shape}
+
+    def pooled(self, features: dict, seed=None):
+        """(batch, hidden): what the classifier reads of a row."""
+        if self.pooling == "first":
+            return ops.tanh(self.pooler(self.backbone(features, read=1, seed=seed)[:, 0]))
+        hidden = ops.cast(self.backbone(features, seed=seed), "float32")
+        weights = ops.expand_dims(ops.cast(features["valid"], "float32"), -1)  # (batch, length, 1)
+        return ops.sum(hidden * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1.0)
 
     def logits(self, features: dict, seed=None):
-        """(batch, labels) float32; only the first token is computed in the last layer."""
-        hidden = self.backbone(features, read=1, seed=seed)[:, 0]  # (batch, hidden)
-        pooled = dropout(ops.tanh(self.pooler(hidden)), self.config.dropout, fold(seed, HEAD_SITE))
-        return ops.cast(self.classifier(pooled), "float32")
+        """(batch, labels) float32."""
+        pooled = dropout(self.pooled(features, seed), self.config.dropout, fold(seed, HEAD_SITE))
+        return self.classifier(pooled)  # in float32: rounded logits would tie
 
     def losses(self, logits, labels):
-        """The loss of every row, (batch,) float32, before class weights."""
+        """The loss of every row, (batch,) float32."""
         smoothing, classes = self.label_smoothing, len(self.label_names)
         if self.multi_label:
             target = labels * (1.0 - smoothing) + 0.5 * smoothing
-            return ops.mean(ops.binary_crossentropy(target, logits, from_logits=True), axis=-1)
+            # the cross-entropy of a sigmoid, written so that it cannot overflow
+            terms = ops.relu(logits) - logits * target + ops.log1p(ops.exp(-ops.abs(logits)))
+            if self.class_weights is not None:
+                terms = terms * ops.convert_to_tensor(self.class_weights, dtype="float32")
+            return ops.mean(terms, axis=-1)
         target = ops.one_hot(labels, classes, dtype="float32") * (1.0 - smoothing) + smoothing / classes
         return -ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)
 
     def row_weights(self, batch: dict):
         """(batch,) float32: 0 for rows that fill the batch, times the class weight of the others."""
-        if self.class_weights is None:
+        if self.class_weights is None or self.multi_label:
             return batch["weight"]
         weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
-        if not self.multi_label:
-            return batch["weight"] * ops.take(weights, batch["label"], axis=0)
-        # a row of several labels counts as the mean of theirs; a row of none counts once
-        labels = batch["label"]
-        count = ops.sum(labels, axis=-1)
-        mean = ops.sum(labels * weights, axis=-1) / ops.maximum(count, 1.0)
-        return batch["weight"] * ops.where(count > 0, mean, 1.0)
+        return batch["weight"] * ops.take(weights, batch["label"], axis=0)
 
     def loss_terms(self, batch: dict, seed=None):
         losses, weights = self.losses(self.logits(batch, seed), batch["label"]), self.row_weights(batch)
@@ -162,11 +178,12 @@ class TextClassifier(Task):
         tokens_per_batch: int | None = None,
         shuffle: bool = False,
         seed: int = 0,
-        fixed_length: bool = False,
+        fixed_length: bool | None = None,
         text: str = "text",
         label: str = "label",
         pair: str | None = None,
         on_bad: str = "raise",
+        encoding_errors: str = "strict",
     ) -> Dataset:
         """Labelled texts as batches.
 
@@ -176,17 +193,31 @@ class TextClassifier(Task):
             batch_size: rows of a global batch; or, when it is None,
             tokens_per_batch: rows x length of a global batch.
             shuffle, seed: a new order every epoch, from the seed.
-            fixed_length: pad all batches to `max_length` (on a TPU).
+            fixed_length: pad all batches to `max_length`; None: on a TPU only.
             text, label, pair: names or numbers of the columns.
             on_bad: "raise" at a bad row, or "skip" it and count.
+            encoding_errors: "replace" reads undecodable bytes as U+FFFD instead of calling the row bad.
         """
         if not isinstance(rows, Labelled):
             pair = pair or ("pair" if self.pair else None)
             rows = labelled(
-                rows, text=text, label=label, pair=pair, labels=self.labels, on_bad=on_bad, multi_label=self.multi_label
+                rows,
+                text=text,
+                label=label,
+                pair=pair,
+                labels=self.labels,
+                on_bad=on_bad,
+                multi_label=self.multi_label,
+                errors=encoding_errors,
             )
         elif list(rows.labels) != self.labels:
             raise ValueError(f"the rows have the labels {list(rows.labels)}, the model {self.labels}")
+        if (rows.pairs is not None) != self.pair:
+            raise ValueError(
+                f"the model has pair={self.pair}, the rows are {'pairs' if rows.pairs else 'single texts'}"
+            )
+        if (np.ndim(rows.label_ids) == 2) != self.multi_label:
+            raise ValueError(f"the model has multi_label={self.multi_label}, the rows have labels of another kind")
         encoded = self.tokenizer.encode(rows.texts, rows.pairs, max_length=self.max_length)
         columns = {"token_ids": Ragged(encoded.ids, encoded.offsets), "label": np.asarray(rows.label_ids)}
         if self.pair:
@@ -198,6 +229,6 @@ class TextClassifier(Task):
             tokens_per_batch=tokens_per_batch,
             shuffle=shuffle,
             seed=seed,
-            fixed_length=fixed_length,
+            fixed_length=self.on_tpu if fixed_length is None else fixed_length,
             pad={"token_ids": self.tokenizer.pad_id},
         )

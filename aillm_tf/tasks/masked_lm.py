@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from aillm_tf.data.noise import mask_tokens
+from aillm_tf.data.noise import mask_tokens, predictions_per_row
 from aillm_tf.data.pipeline import Dataset, Ragged
 from aillm_tf.data.sources import read_table
 from aillm_tf.layers.base import Layer
@@ -60,6 +60,8 @@ class MaskedLM(Task):
         self.rate, self.whole_word = rate, whole_word
         super().__init__(config, tokenizer, **options)
 
+    huggingface_head = "masked_lm"
+
     def options(self) -> dict:
         return {**super().options(), "rate": self.rate, "whole_word": self.whole_word}
 
@@ -76,19 +78,19 @@ class MaskedLM(Task):
             hidden = ops.take_along_axis(hidden, ops.expand_dims(positions, -1), axis=1)
         return self.mlm(hidden, embeddings=self.backbone.embeddings)
 
-    def loss_terms(self, batch: dict, seed=None):
-        logits = self.logits(batch, batch["positions"], seed)
-        losses = ops.logsumexp(logits, axis=-1) - ops.squeeze(
-            ops.take_along_axis(logits, ops.expand_dims(batch["targets"], -1), axis=-1), -1
-        )
+    def losses(self, logits, batch: dict):
+        """Cross-entropy and weight of every prediction, (batch, predictions) float32 each."""
+        target = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(batch["targets"], -1), axis=-1), -1)
         weights = batch["target_weights"] * ops.expand_dims(batch["weight"], -1)
+        return ops.logsumexp(logits, axis=-1) - target, weights
+
+    def loss_terms(self, batch: dict, seed=None):
+        losses, weights = self.losses(self.logits(batch, batch["target_positions"], seed), batch)
         return ops.sum(losses * weights), ops.sum(weights)
 
     def evaluation(self, batch: dict):
-        logits = self.logits(batch, batch["positions"])
-        log_probabilities = ops.log_softmax(logits, axis=-1)
-        losses = -ops.squeeze(ops.take_along_axis(log_probabilities, ops.expand_dims(batch["targets"], -1), axis=-1), -1)
-        weights = batch["target_weights"] * ops.expand_dims(batch["weight"], -1)
+        logits = self.logits(batch, batch["target_positions"])
+        losses, weights = self.losses(logits, batch)
         hits = ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.cast(batch["targets"], "int64")), "float32")
         return {
             "loss": ops.sum(losses * weights),
@@ -105,7 +107,9 @@ class MaskedLM(Task):
 
     def answer_tensors(self, features: dict) -> dict:
         valid = ops.cast(ops.not_equal(features["token_ids"], self.tokenizer.pad_id), "int32")
-        probabilities = ops.softmax(self.logits({**features, "valid": valid}), axis=-1)
+        # a table padded to a round size has rows that are no tokens
+        logits = self.logits({**features, "valid": valid})[..., : self.tokenizer.vocab_size]
+        probabilities = ops.softmax(logits, axis=-1)
         scores, tokens = ops.top_k(probabilities, 5)
         masked = ops.equal(features["token_ids"], self.tokenizer.mask_id)
         return {"masked": masked, "token_ids": ops.cast(tokens, "int32"), "scores": scores}
@@ -138,9 +142,10 @@ class MaskedLM(Task):
         tokens_per_batch: int | None = None,
         shuffle: bool = False,
         seed: int = 0,
-        fixed_length: bool = False,
+        fixed_length: bool | None = None,
         text: str = "text",
         on_bad: str = "raise",
+        encoding_errors: str = "strict",
     ) -> Dataset:
         """Texts as batches of masked rows; a text longer than `max_length` becomes several rows.
 
@@ -149,12 +154,13 @@ class MaskedLM(Task):
             batch_size, tokens_per_batch, shuffle, seed, fixed_length: as for `TextClassifier.dataset`.
             text: name or number of the column.
             on_bad: "raise" at a bad row, or "skip" it and count.
+            encoding_errors: "replace" reads undecodable bytes as U+FFFD instead of calling the row bad.
         """
         if isinstance(rows, str):
-            table = read_table(rows, columns=[text], on_bad=on_bad)
+            table = read_table(rows, columns=[text], on_bad=on_bad, errors=encoding_errors)
             rows = table.columns[text]
         tokenizer = self.tokenizer
-        encoded = tokenizer.encode(list(rows))
+        encoded = tokenizer.encode([row for row in rows if row.strip()])
         ids, offsets = split_rows(encoded.ids, encoded.offsets, self.max_length, tokenizer)
         special = np.zeros(self.config.vocab_size, bool)
         special[tokenizer.special_ids] = True
@@ -164,7 +170,6 @@ class MaskedLM(Task):
         rate = self.rate
 
         def noise(example: dict, seed, length) -> dict:
-            most = tf.cast(tf.math.ceil(rate * tf.cast(length, tf.float32)), tf.int32)
             token_ids, positions, targets, weights = mask_tokens(
                 example["token_ids"],
                 example["valid"],
@@ -174,12 +179,12 @@ class MaskedLM(Task):
                 special=special,
                 continuation=continuation,
                 rate=rate,
-                max_predictions=math.ceil(rate * length) if isinstance(length, int) else most,
+                max_predictions=predictions_per_row(length, rate),
             )
             return {
                 **example,
                 "token_ids": token_ids,
-                "positions": positions,
+                "target_positions": positions,
                 "targets": targets,
                 "target_weights": weights,
             }
@@ -191,9 +196,10 @@ class MaskedLM(Task):
             tokens_per_batch=tokens_per_batch,
             shuffle=shuffle,
             seed=seed,
-            fixed_length=fixed_length,
+            fixed_length=self.on_tpu if fixed_length is None else fixed_length,
             pad={"token_ids": tokenizer.pad_id},
             noise=noise,
+            noise_name=repr(("masked", rate, self.whole_word, tokenizer.fingerprint)),
         )
 
 

@@ -9,7 +9,7 @@ import yaml
 
 import aillm_tf
 
-HOW_ROWS_ARE_READ = ("text", "label", "pair", "on_bad")
+HOW_ROWS_ARE_READ = ("text", "label", "pair", "on_bad", "encoding_errors")
 
 
 def evaluate_run(folder: Path, uri: str, batch_size: int = 64, progress: bool = True) -> dict[str, float]:

@@ -54,19 +54,25 @@ class AdamW(keras.optimizers.Optimizer):
 
     def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
+            if [id(v) for v in variables] != [id(v) for v in self._trainable_variables]:
+                raise ValueError("this optimizer trains another model: make a new one with ai.adamw(...)")
             return
         # the optimizer may have been made outside the scope in which its state must live
         self._distribution_strategy = tf.distribute.get_strategy()
         super().build(variables)
-        self.steps_done = keras.Variable(0, dtype="int64", trainable=False, name="steps_done")
+        # what Keras reads as `iterations`, and `learning_rate` follows, is counted in the scope too
+        self._iterations = self.steps_done = keras.Variable(0, dtype="int64", trainable=False, name="steps_done")
         self.momentums = [self.add_variable_from_reference(v, name="momentum") for v in variables]
         self.velocities = [self.add_variable_from_reference(v, name="velocity") for v in variables]
         self.averages = []
         if self.ema is not None:
-            self.averages = [self.add_variable_from_reference(v, name="average", initializer="zeros") for v in variables]
+            self.averages = [
+                self.add_variable_from_reference(v, name="average", initializer="zeros") for v in variables
+            ]
             for average, variable in zip(self.averages, variables, strict=True):
                 average.assign(variable)
-        paths = [v.path for v in variables]
+        # without the model's own name: a class named after a norm must not lose its decay
+        paths = [v.path.partition("/")[2] or v.path for v in variables]
         self.decays = [0.0 if any(word in path for word in self.no_decay) else self.decay for path in paths]
         self.rates = layer_rates(paths, self.layer_decay)
 
@@ -77,7 +83,7 @@ class AdamW(keras.optimizers.Optimizer):
 
     def local_step(self) -> tf.Tensor:
         """Steps applied so far, int64, in a replica's context."""
-        return _local(self.steps_done).read_value()
+        return _read(self.steps_done)
 
     def update(self, gradients: list[tf.Tensor], factor: tf.Tensor) -> None:
         """One step, in a replica's context: `gradients` are reduced sums, `factor` divides and clips them."""
@@ -88,14 +94,14 @@ class AdamW(keras.optimizers.Optimizer):
         # ResourceApplyAdam adds epsilon to the uncorrected sqrt(v): scaled, it is that of the formula above
         epsilon = self.epsilon * tf.sqrt(1.0 - power_2)
         for i, gradient in enumerate(gradients):
-            variable = _local(self._trainable_variables[i])
+            variable = self._trainable_variables[i]
             lr = rate * self.rates[i]
             if self.decays[i]:
-                variable.assign_sub(variable.read_value() * (lr * self.decays[i]))
+                _subtract(variable, _read(variable) * (lr * self.decays[i]))
             tf.raw_ops.ResourceApplyAdam(
-                var=variable.handle,
-                m=_local(self.momentums[i]).handle,
-                v=_local(self.velocities[i]).handle,
+                var=variable.value.handle,
+                m=self.momentums[i].value.handle,
+                v=self.velocities[i].value.handle,
                 beta1_power=power_1,
                 beta2_power=power_2,
                 lr=lr,
@@ -105,9 +111,9 @@ class AdamW(keras.optimizers.Optimizer):
                 grad=gradient * factor,
             )
             if self.averages:
-                average = _local(self.averages[i])
-                average.assign_add((variable.read_value() - average.read_value()) * (1.0 - self.ema))
-        _local(self.steps_done).assign_add(1)
+                average = self.averages[i]
+                _subtract(average, (_read(average) - _read(variable)) * (1.0 - self.ema))
+        _subtract(self.steps_done, tf.constant(-1, tf.int64))
 
     def get_config(self):
         config = super().get_config()
@@ -118,10 +124,16 @@ class AdamW(keras.optimizers.Optimizer):
         return {**config, **own, "weight_decay": self.decay}
 
 
-def _local(variable: keras.Variable) -> tf.Variable:
-    """This replica's copy of a mirrored variable; the variable itself where there is one copy."""
-    value = variable.value
-    return value._get() if isinstance(value, tf.distribute.DistributedValues) else value
+# In a replica's context a mirrored variable's handle is that replica's copy, under every strategy. The variable's own
+# methods would reduce once more or, with a TPU's several cores, take the first core's copy.
+
+
+def _read(variable: keras.Variable) -> tf.Tensor:
+    return tf.raw_ops.ReadVariableOp(resource=variable.value.handle, dtype=variable.value.dtype)
+
+
+def _subtract(variable: keras.Variable, value: tf.Tensor) -> None:
+    tf.raw_ops.AssignSubVariableOp(resource=variable.value.handle, value=value)
 
 
 def layer_rates(paths: list[str], decay: float | None) -> list[float]:
@@ -135,7 +147,10 @@ def layer_rates(paths: list[str], decay: float | None) -> list[float]:
         return [1.0] * len(paths)
     blocks = [int(m[1]) if (m := re.search(r"layer_(\d+)", path)) else None for path in paths]
     top = max((b for b in blocks if b is not None), default=-1) + 1
-    depth = [b + 1 if b is not None else (0 if "embeddings/" in path else top + 1) for b, path in zip(blocks, paths, strict=True)]
+    depth = [
+        b + 1 if b is not None else (0 if "embeddings/" in path else top + 1)
+        for b, path in zip(blocks, paths, strict=True)
+    ]
     return [decay ** (top + 1 - d) for d in depth]
 
 

@@ -36,12 +36,14 @@ class Training:
     steps_per_execution: int = 1
     dtype: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     strategy: Literal["auto", "one", "mirrored", "multi_worker", "tpu"] = "auto"
-    # pad all rows to the maximal length, as TPUs want it
-    fixed_length: bool = False
+    # pad all rows to the maximal length; by default on TPUs only
+    fixed_length: bool | None = None
     # steps from one checkpoint to the next, besides the one after every epoch
     checkpoint_every: int | None = None
     # newest checkpoints to keep
     keep: int = 2
+    # the result is the checkpoint with the best validation score, not the last one
+    restore_best: bool = False
     # of weights, order and noise
     seed: int = 0
 
@@ -90,11 +92,18 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
         accumulate=options.accumulate,
         steps_per_execution=options.steps_per_execution,
     )
-    return task.fit(
+    checkpoints = run.checkpoints(keep=options.keep, every_steps=options.checkpoint_every, best=best)
+    history = task.fit(
         data,
         validation_data=validation,
         steps=steps,
         callbacks=run.callbacks(data),
-        checkpoints=run.checkpoints(keep=options.keep, every_steps=options.checkpoint_every, best=best),
+        checkpoints=checkpoints,
         verbose=verbose,
     )
+    if options.restore_best and best:
+        saved = checkpoints.best()
+        task.set_state({name: saved.group(name) for name in ("model", "optimizer")})
+        task.use_averages()
+        print(f"taken: the weights of step {saved.step}, the best by {best.removeprefix('-')}")
+    return history

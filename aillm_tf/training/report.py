@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aillm_tf import machine
+from aillm_tf.config import flatten
 from aillm_tf.files import write_atomic
 from aillm_tf.training.charts import Line, chart, smoothed
 from aillm_tf.training.metrics_log import plain_numbers
@@ -87,7 +88,8 @@ def report_page(
         )
         if part
     )
-    plain = {k: v for k, v in report.items() if k not in SHOWN_APART and not isinstance(v, (dict, list))}
+    plain = flatten({name: value for name, value in report.items() if name not in SHOWN_APART})
+    plain = {name.replace(".", " "): value for name, value in plain.items() if not isinstance(value, (dict, list))}
     sections = [
         _tiles(report.get("scores", {})),
         _speed(report),

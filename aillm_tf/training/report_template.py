@@ -51,16 +51,6 @@ svg .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: roun
 svg .line.raw { stroke-width: 1; opacity: .35; }
 svg circle { fill: var(--c); }
 svg.narrow { display: none; }
-@media (max-width: 560px) {
-  body { padding: 20px 14px 40px; }
-  .tiles { grid-template-columns: repeat(2, 1fr); }
-  svg.wide { display: none; }
-  svg.narrow { display: block; }
-  .confusion { border-spacing: 2px; font-size: 13px; }
-  .confusion th, .confusion td { padding: 6px; }
-  .confusion tbody th { white-space: normal; }
-  .confusion td { min-width: 58px; }
-}
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
@@ -78,6 +68,18 @@ thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
 .wrong { background: color-mix(in srgb, var(--c1) calc(3% + var(--p) * 60%), transparent); }
 pre {
   margin: 0; padding: 14px 16px; border-radius: 10px; background: var(--card); white-space: pre-wrap; font-size: 13px;
+}
+@media (max-width: 560px) {
+  body { padding: 20px 14px 40px; }
+  .tiles { grid-template-columns: repeat(2, 1fr); }
+  svg.wide { display: none; }
+  svg.narrow { display: block; }
+  table { font-size: 13px; }
+  th, td { padding-right: 10px; }
+  .confusion { border-spacing: 2px; }
+  .confusion th, .confusion td { padding: 6px; }
+  .confusion tbody th, .confusion thead th { white-space: normal; }
+  .confusion td { min-width: 58px; }
 }
 </style>
 </head>

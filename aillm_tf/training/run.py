@@ -21,7 +21,7 @@ except ImportError:  # Windows: that one process writes to a directory is then t
     fcntl = None
 
 # Options that change where or how fast a run computes, not its loss curve: a resumed run may change them.
-MAY_CHANGE = {"out", "track", "strategy", "accumulate", "accumulation_steps", "steps_per_execution", "verbose"}
+MAY_CHANGE = {"out", "track", "strategy", "accumulate", "steps_per_execution", "keep", "checkpoint_every"}
 
 
 class Run:

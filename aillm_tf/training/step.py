@@ -100,7 +100,8 @@ def make_test_function(task) -> Callable:
 
     @tf.autograph.experimental.do_not_convert
     def replica_step(batch: dict):
-        sums, rows = evaluate(batch)
+        with fast.fused(task.fuse_on_cpu):
+            sums, rows = evaluate(batch)
         return sums, {**rows, "row": batch["row"]}
 
     @tf.function(reduce_retracing=True)

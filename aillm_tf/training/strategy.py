@@ -17,8 +17,8 @@ def _tpu() -> tf.distribute.TPUStrategy:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu="local")
     except Exception as error:
         raise RuntimeError(
-            f"no TPU could be opened here ({type(error).__name__}: {error}). Run `aillm doctor`; on a TPU VM install "
-            'with pip install "aillm_tf[tpu]" (tensorflow-tpu 2.20.0 with libtpu 0.0.21.1)'
+            f"no TPU could be opened here ({type(error).__name__}: {error}). Run `aillm doctor`; tpu/README.md says "
+            "which packages a TPU VM needs (tensorflow-tpu 2.20.0 with libtpu 0.0.21.1)"
         ) from error
     return tf.distribute.TPUStrategy(resolver)
 
@@ -28,7 +28,11 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
 
     Args:
         name: "auto" (TPU, else all GPUs, else one device), "one", "mirrored" (all GPUs, or all logical CPU devices),
-            "multi_worker" (the cluster of TF_CONFIG), or "tpu".
+            "multi_worker" (the cluster of TF_CONFIG; call it before any other TensorFlow op), or "tpu" (the chips of
+            this host).
+
+    Returns:
+        The strategy; build the model within its `scope()`.
 
     Raises:
         ValueError: unknown name.
@@ -40,6 +44,8 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
     """
     if name not in NAMES:
         raise ValueError(f"unknown strategy {name!r}: choose from {', '.join(NAMES)}")
+    if name == "multi_worker":  # before anything looks at devices: it must configure them first
+        return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         if tf.config.list_physical_devices("TPU"):
@@ -48,8 +54,6 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
             name = "mirrored" if len(gpus) > 1 else "one"
     if name == "tpu":
         return _tpu()
-    if name == "multi_worker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "mirrored":
         return tf.distribute.MirroredStrategy([d.name for d in gpus or tf.config.list_logical_devices("CPU")])
     return tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else "/CPU:0")

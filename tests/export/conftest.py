@@ -53,4 +53,4 @@ def exported(tokenizer, tmp_path_factory):
 @pytest.fixture
 def same_process(monkeypatch):
     """Checks exports in this process: for tests of what the check does with answers, without seconds of importing."""
-    monkeypatch.setattr(saved_model, "_fresh_process", reload.report)
+    monkeypatch.setattr(saved_model, "fresh_process", reload.report)

@@ -193,13 +193,13 @@ def test_a_label_string_that_differs_is_named(make_task, tmp_path, same_process)
 
 def test_a_text_that_the_graph_tokenizes_otherwise_is_named(exported, same_process, monkeypatch):
     task, facts = exported
-    report = saved_model._fresh_process
+    report = saved_model.fresh_process
 
     def other_ids(folder, requests):
         texts = [text.replace("good", "bad") for text in requests["serving_default"]["text"]]
         return report(folder, {**requests, "serving_default": {"text": texts}})
 
-    monkeypatch.setattr(saved_model, "_fresh_process", other_ids)
+    monkeypatch.setattr(saved_model, "fresh_process", other_ids)
     with pytest.raises(ExportError, match=r"serving_default .* text 0, 'The film was good\.'.*text/graph\.py"):
         saved_model._check(task, Path(facts["path"]), {"text": TEXTS})
 
@@ -219,11 +219,11 @@ def test_compare_flags_another_shape(bad):
 def test_an_export_that_does_not_load_says_why(exported, tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(Path(exported[1]["path"], "saved_model.pb").read_bytes())
     with pytest.raises(ExportError, match="variables"):
-        saved_model._fresh_process(tmp_path, {})
+        saved_model.fresh_process(tmp_path, {})
 
 
 def test_the_fresh_process_does_not_import_this_package(exported, tmp_path, monkeypatch):
     (tmp_path / "aillm_tf.py").write_text("raise ImportError('aillm_tf was imported')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    report = saved_model._fresh_process(Path(exported[1]["path"]), {"serving_default": {"text": TEXTS}})
+    report = saved_model.fresh_process(Path(exported[1]["path"]), {"serving_default": {"text": TEXTS}})
     assert len(report["answers"]["serving_default"]["label"]) == len(TEXTS)

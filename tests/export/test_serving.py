@@ -6,10 +6,12 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from aillm_tf.export import serving
+from aillm_tf.export.client import read_rows
 from aillm_tf.export.reload import answer
 
 # From tensorflow-serving-api 2.21.0:
@@ -147,3 +149,10 @@ def test_client_says_when_no_server_answers(exported):
     done = client(exported[1]["path"], "--server", "http://localhost:9", "good")
     assert done.returncode == 1
     assert "is the server up?" in done.stderr
+
+
+def test_client_reads_many_labels_as_the_task_does(make_task):
+    task = make_task(multi_label=True, labels=["fast", "good", "cheap"])
+    rows = read_rows({"probabilities": [[0.5, 0.2, 0.9], [0.1, 0.2, 0.3]]}, task.labels)
+    probabilities = np.array([[0.5, 0.2, 0.9], [0.1, 0.2, 0.3]])
+    assert rows == task.read_answers({"probabilities": probabilities})

@@ -18,6 +18,7 @@ REPORT = {
     "labels": ["负面", "<b>正面</b>"],
     "confusion": [[30, 10], [5, 55]],
     "examples_per_second": 67.9,
+    "data": {"train": 2000, "held out": 3000},
     "tables": {"Two models": [{"model": "pretrained", "accuracy": 0.77}, {"model": "scratch", "accuracy": 0.655}]},
 }
 
@@ -29,7 +30,18 @@ def page():
 
 @pytest.mark.parametrize(
     "text",
-    ["0.770", "95 %: 0.755 – 0.785", "负面", "75.0%", "examples / s", "Loss", "Learning rate", "seed: 0", "Two models"],
+    [
+        "0.770",
+        "95 %: 0.755 – 0.785",
+        "负面",
+        "75.0%",
+        "examples / s",
+        "Loss",
+        "Learning rate",
+        "seed: 0",
+        "Two models",
+        "data held out",
+    ],
 )
 def test_page_shows(page, text):
     assert text in page
