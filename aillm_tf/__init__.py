@@ -18,7 +18,7 @@ _HOMES = {
     "Tokenizer": "aillm_tf.text.tokenizer",
     "TransformerConfig": "aillm_tf.models.config",
     "adamw": "aillm_tf.training.optimizer",
-    "load": "aillm_tf.tasks.base",
+    "load": "aillm_tf.tasks.files",
     "preset": "aillm_tf.models.presets",
     "resolve": "aillm_tf.weights.resolve",
     "strategy": "aillm_tf.training.strategy",

@@ -1,10 +1,11 @@
 """Text classification: fine-tune a pretrained encoder, or train a small one from scratch, on labelled texts.
 
-    aillm train classification --data.train train.tsv --data.validation dev.tsv --model.init hf:google-bert/bert-base-uncased
+    aillm train classification --data.train train.tsv --data.validation dev.tsv \\
+        --model.init hf:google-bert/bert-base-uncased
     python recipes/classification.py --help
 
 Writes a run directory: config, metrics, checkpoints, the model, and report.html with scores, curves and the confusion
-matrix. The same command again goes on where a killed run stopped. Measured times and scores are in docs/classification.md.
+matrix. The same command again goes on where a killed run stopped. docs/classification.md has measured times and scores.
 """
 
 from __future__ import annotations

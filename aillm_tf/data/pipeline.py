@@ -8,6 +8,7 @@ rows of weight 0 rather than dropped, so every row counts once an epoch, also in
 from __future__ import annotations
 
 import functools
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -16,6 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from aillm_tf.data.bucketing import bucket_lengths, plan_epoch
+
+
+PARALLEL = min(8, os.cpu_count() or 1)  # batches made at the same time, and made ahead of the step that needs them
 
 
 class Ragged(NamedTuple):
@@ -168,7 +172,11 @@ class Dataset:
         def gather(row, dynamic_length, epoch):
             return self._gather(columns, row, length if static else dynamic_length, epoch)
 
-        return rows.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        made = rows.map(gather, num_parallel_calls=PARALLEL, deterministic=True).prefetch(PARALLEL)
+        options = tf.data.Options()
+        # tf.data's tuner now and then sleeps through the end of its iterator, which then waits for it, up to a minute
+        options.autotune.enabled = False
+        return made.with_options(options)
 
     def _gather(self, columns: dict, row, length, epoch) -> dict:
         real = row >= 0

@@ -60,8 +60,8 @@ def load_splits(options: ClassificationData, seed: int) -> Splits:
     wanted_validation = 0 if validation else _count(options.validation_rows, len(order))
     if wanted_test + wanted_validation >= len(order):
         raise ValueError(
-            f"{wanted_test} test rows and {wanted_validation} validation rows leave nothing of {len(order)} to train on: "
-            "ask for fewer with data.test_rows and data.validation_rows"
+            f"{wanted_test} test rows and {wanted_validation} validation rows leave nothing of {len(order)} to "
+            "train on: ask for fewer with data.test_rows and data.validation_rows"
         )
     if wanted_test:
         test = rows.take(order[:wanted_test])
@@ -77,7 +77,7 @@ def load_splits(options: ClassificationData, seed: int) -> Splits:
         train, counts["training rows empty once cleaned"] = _clean(train, CLEANING[options.clean])
     if options.train_rows is not None:
         if not 0 < options.train_rows <= len(train):
-            raise ValueError(f"data.train_rows asks for {options.train_rows} rows, of {len(train)} that are left")
+            raise ValueError(f"data.train_rows asks for {options.train_rows} rows, but only {len(train)} are left")
         train = train.take(np.arange(options.train_rows))
     counts |= {"train": len(train), "validation": len(validation or ()), "test": len(test or ())}
     return Splits(train, validation, test, counts)

@@ -54,7 +54,8 @@ class Embeddings(Layer):
         config, length = self.config, ops.shape(token_ids)[1]
         if isinstance(length, int) and config.position == "learned" and length > config.max_length:
             raise ValueError(
-                f"{length} tokens are more than the {config.max_length} rows of the position table: give a smaller max_length"
+                f"{length} tokens are more than the {config.max_length} rows of the position table: "
+                "give a smaller max_length"
             )
         # gathered from float32 and added there: the tables are not cast as a whole
         x = ops.take(self.token, token_ids, axis=0) * config.embedding_scale

@@ -12,9 +12,6 @@ To write a task, subclass `Task` in one file of this folder and give:
 from __future__ import annotations
 
 import contextlib
-import importlib
-import inspect
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,20 +21,15 @@ import tensorflow as tf
 from keras import ops
 
 from aillm_tf.data.pipeline import Dataset
-from aillm_tf.files import write_atomic
 from aillm_tf.layers.base import initial_seed
 from aillm_tf.layers.naming import variables_by_name
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.models.encoder import Encoder
+from aillm_tf.tasks import files
 from aillm_tf.text.tokenizer import Tokenizer
 from aillm_tf.training import loop
 from aillm_tf.training.step import make_test_function
 from aillm_tf.training.strategy import precision
-
-TASKS = {
-    "MaskedLM": "aillm_tf.tasks.masked_lm",
-    "TextClassifier": "aillm_tf.tasks.classification",
-}
 
 
 class Task(keras.Model):
@@ -74,7 +66,8 @@ class Task(keras.Model):
             raise ValueError(f"max_length {max_length} is more than the model's {config.max_length} positions")
         if tokenizer.vocab_size > config.vocab_size:
             raise ValueError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}: they do not belong together"
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}: "
+                "they do not belong together"
             )
         self.config, self.tokenizer, self.max_length = config, tokenizer, max_length
         self.seed, self.step, self.train_function, self.test_function = seed, 0, None, None
@@ -348,19 +341,7 @@ class Task(keras.Model):
         Example:
             >>> model = TextClassifier.from_pretrained("runs/pretrain/model", labels=["no", "yes"])  # doctest: +SKIP
         """
-        from aillm_tf.weights.loading import assign, load_pretrained
-        from aillm_tf.weights.resolve import resolve
-
-        folder = resolve(source)
-        if (folder / "task.json").exists():
-            return _from_saved(cls, folder, options)
-        pretrained = load_pretrained(folder)
-        if pretrained.labels and "labels" in inspect.signature(cls).parameters:
-            options.setdefault("labels", pretrained.labels)
-        changes = {key: options.pop(key) for key in ("dropout", "attention_dropout", "remat") if key in options}
-        task = cls(pretrained.config.replace(**changes), Tokenizer.from_folder(folder), **options)
-        assign(variables_by_name(task), pretrained, labels=getattr(task, "labels", None))
-        return task
+        return files.from_pretrained(cls, source, options)
 
     def save(self, folder: str | Path) -> None:
         """Write config, weights and tokenizer to a folder that `aillm_tf.load` and `from_pretrained` read.
@@ -371,20 +352,7 @@ class Task(keras.Model):
         Raises:
             ValueError: the path names a file of Keras's format.
         """
-        from safetensors.numpy import save_file
-
-        folder = Path(folder)
-        if folder.suffix in (".keras", ".h5"):
-            raise ValueError(f"{folder}: a task is saved as a folder; while training, give fit `checkpoints=` instead")
-        folder.mkdir(parents=True, exist_ok=True)
-        # without task.json, which comes last, a half-written folder does not load
-        (folder / "task.json").unlink(missing_ok=True)
-        self.tokenizer.save(folder)
-        weights = {name: np.ascontiguousarray(ops.convert_to_numpy(v)) for name, v in variables_by_name(self).items()}
-        save_file(weights, folder / "model.safetensors.part")
-        (folder / "model.safetensors.part").replace(folder / "model.safetensors")
-        facts = {"task": type(self).__name__, "config": self.config.to_dict(), "options": self.options()}
-        write_atomic(folder / "task.json", json.dumps(facts, indent=2, ensure_ascii=False))
+        files.save(self, folder)
 
     def save_huggingface(self, folder: str | Path) -> None:
         """Write a folder that `transformers.from_pretrained` loads.
@@ -395,17 +363,7 @@ class Task(keras.Model):
         Raises:
             ValueError: the family or the head has no counterpart there.
         """
-        from aillm_tf.weights.loading import save_pretrained
-
-        arrays = {name: ops.convert_to_numpy(v) for name, v in variables_by_name(self).items()}
-        save_pretrained(
-            folder,
-            self.config,
-            arrays,
-            self.tokenizer,
-            head=self.huggingface_head,
-            labels=getattr(self, "labels", None),
-        )
+        files.save_huggingface(self, folder)
 
     def export(self, folder: str | Path, **options) -> dict:
         """Write a SavedModel that takes strings and gives answers.
@@ -423,46 +381,3 @@ class Task(keras.Model):
         from aillm_tf.export.saved_model import export
 
         return export(self, folder, **options)
-
-
-def _from_saved(cls: type[Task], folder: Path, options: dict) -> Task:
-    """A task from a folder that `save` wrote, or the backbone of one for another task."""
-    from safetensors.numpy import load_file
-
-    from aillm_tf.weights.loading import assign_arrays
-
-    facts = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-    changes = {key: options.pop(key) for key in ("dropout", "attention_dropout", "remat") if key in options}
-    config = TransformerConfig.from_dict({**facts["config"], **changes})
-    same = facts["task"] == cls.__name__
-    arrays = load_file(folder / "model.safetensors")
-    if same:
-        saved = facts["options"]
-        options = {**saved, **options}
-        if list(saved.get("labels", ())) != list(options.get("labels", ())):
-            # other classes: their weights would mean something else, even where the shapes agree
-            same, arrays = False, {name: a for name, a in arrays.items() if not name.startswith("classifier/")}
-    task = cls(config, Tokenizer.from_folder(folder), **options)
-    assign_arrays(variables_by_name(task), arrays, folder, strict=same)
-    return task
-
-
-def load(folder: str | Path, **options) -> Task:
-    """Load a task that `Task.save` wrote.
-
-    Args:
-        folder: the folder.
-        **options: override what was saved, e.g. `dtype`.
-
-    Raises:
-        FileNotFoundError: the folder holds no task.json.
-    """
-    folder = Path(folder)
-    if not (folder / "task.json").exists():
-        raise FileNotFoundError(f"{folder} has no task.json: give a folder that model.save wrote (RUN/model)")
-    name = json.loads((folder / "task.json").read_text(encoding="utf-8"))["task"]
-    if name not in TASKS:
-        raise ValueError(
-            f"{folder}/task.json names the task {name!r}, which this version does not know: {', '.join(TASKS)}"
-        )
-    return _from_saved(getattr(importlib.import_module(TASKS[name]), name), folder, options)

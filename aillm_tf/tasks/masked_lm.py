@@ -6,6 +6,7 @@ masked positions alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 
@@ -208,7 +209,7 @@ def split_rows(ids: np.ndarray, offsets: np.ndarray, max_length: int, tokenizer)
     if np.diff(offsets).max(initial=0) <= max_length:
         return ids, offsets
     pieces = []
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in itertools.pairwise(offsets):
         row = ids[start:end]
         if len(row) <= max_length:
             pieces.append(row)

@@ -166,8 +166,8 @@ def _check_finite(task, count: int) -> None:
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise FloatingPointError(
-                f"the {name} is not finite at step {task.step - count + bad[0] + 1}: lower the learning rate, or train in "
-                "float32; the last checkpoint is from before"
+                f"the {name} is not finite at step {task.step - count + bad[0] + 1}: lower the learning rate, or train "
+                "in float32; the last checkpoint is from before"
             )
 
 

@@ -20,7 +20,8 @@ NO_DECAY = ("bias", "scale", "norm", "embeddings/position", "embeddings/segment"
 class AdamW(keras.optimizers.Optimizer):
     """Adam with decoupled weight decay.
 
-    m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  w = w - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay w)
+    m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
+    w = w - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay w)
 
     Args:
         learning_rate: a number, or a schedule of the step.

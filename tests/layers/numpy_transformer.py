@@ -10,7 +10,7 @@ def softmax(x):
 
 
 def attention(x, weights, heads, kv_heads, width, memory=None, bias=0.0):
-    """softmax(Q K^T / sqrt(d) + bias) V for x (batch, query, hidden); `bias` broadcasts to (batch, heads, query, key)."""
+    """softmax(Q K^T / sqrt(d) + bias) V for x (batch, query, hidden); `bias` broadcasts over heads and rows."""
     memory = x if memory is None else memory
     kernel, add = weights["qkv/kernel"], weights["qkv/bias"]
     batch, query, key = len(x), x.shape[1], memory.shape[1]

@@ -1,5 +1,7 @@
 """MaskedLM: where it begins, what it learns, and which tokens it is asked for."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -108,7 +110,7 @@ def test_long_texts_become_several_rows_and_nothing_is_lost(tokenizer, reviews):
     encoded = tokenizer.encode(texts)
     ids, offsets = split_rows(encoded.ids, encoded.offsets, 10, tokenizer)
     assert np.diff(offsets).max() == 10
-    pieces = [ids[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    pieces = [ids[start:end] for start, end in itertools.pairwise(offsets)]
     assert {piece[0] for piece in pieces} == {tokenizer.cls_id}
     assert {piece[-1] for piece in pieces} == {tokenizer.sep_id}
     whole = np.split(encoded.ids, encoded.offsets[1:-1])

@@ -1,0 +1,126 @@
+"""Tasks on disk: the folder that `Task.save` writes, and a task made from it or from a pretrained checkpoint.
+
+A folder is task.json (class, config, options), model.safetensors (our names) and the tokenizer's files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+from keras import ops
+
+from aillm_tf.files import write_atomic
+from aillm_tf.layers.naming import variables_by_name
+from aillm_tf.models.config import TransformerConfig
+from aillm_tf.text.tokenizer import Tokenizer
+
+TASKS = {
+    "MaskedLM": "aillm_tf.tasks.masked_lm",
+    "TextClassifier": "aillm_tf.tasks.classification",
+}
+OF_THE_BACKBONE = ("dropout", "attention_dropout", "remat")  # options of a task that change its config
+
+
+def save(task, folder: str | Path) -> None:
+    """Write a task; see `Task.save`."""
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    if folder.suffix in (".keras", ".h5"):
+        raise ValueError(f"{folder}: a task is saved as a folder; while training, give fit `checkpoints=` instead")
+    folder.mkdir(parents=True, exist_ok=True)
+    # without task.json, which comes last, a half-written folder does not load
+    (folder / "task.json").unlink(missing_ok=True)
+    task.tokenizer.save(folder)
+    partial = folder / "model.safetensors.part"
+    save_file({name: np.ascontiguousarray(array) for name, array in _arrays(task).items()}, partial)
+    partial.replace(folder / "model.safetensors")
+    facts = {"task": type(task).__name__, "config": task.config.to_dict(), "options": task.options()}
+    write_atomic(folder / "task.json", json.dumps(facts, indent=2, ensure_ascii=False))
+
+
+def save_huggingface(task, folder: str | Path) -> None:
+    """Write a folder for transformers; see `Task.save_huggingface`."""
+    from aillm_tf.weights.loading import save_pretrained
+
+    labels = getattr(task, "labels", None)
+    save_pretrained(folder, task.config, _arrays(task), task.tokenizer, head=task.huggingface_head, labels=labels)
+
+
+def load(folder: str | Path, **options):
+    """Load a task that `Task.save` wrote.
+
+    Args:
+        folder: the folder.
+        **options: override what was saved, e.g. `dtype`.
+
+    Returns:
+        The task, of the class that was saved.
+
+    Raises:
+        FileNotFoundError: the folder holds no task.json.
+        ValueError: it was saved by a newer version.
+
+    Example:
+        >>> load("runs/mine/model").answer(["fine"])  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    if not (folder / "task.json").exists():
+        raise FileNotFoundError(f"{folder} has no task.json: give a folder that model.save wrote (RUN/model)")
+    name = json.loads((folder / "task.json").read_text(encoding="utf-8"))["task"]
+    if name not in TASKS:
+        known = ", ".join(TASKS)
+        raise ValueError(f"{folder}/task.json names the task {name!r}, which this version does not know: {known}")
+    return from_saved(getattr(importlib.import_module(TASKS[name]), name), folder, options)
+
+
+def from_saved(cls: type, folder: Path, options: dict):
+    """A task from a folder that `save` wrote; of another class, or with other labels, its backbone and a new head."""
+    from safetensors.numpy import load_file
+
+    from aillm_tf.weights.loading import assign_arrays
+
+    facts = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    options, changes = _split(options)
+    config = TransformerConfig.from_dict({**facts["config"], **changes})
+    arrays = load_file(folder / "model.safetensors")
+    same = facts["task"] == cls.__name__
+    if same:
+        saved = facts["options"]
+        options = {**saved, **options}
+        if list(saved.get("labels", ())) != list(options.get("labels", ())):
+            # other classes: their weights would mean something else, even where the shapes agree
+            same, arrays = False, {name: a for name, a in arrays.items() if not name.startswith("classifier/")}
+    task = cls(config, Tokenizer.from_folder(folder), **options)
+    assign_arrays(variables_by_name(task), arrays, folder, strict=same)
+    return task
+
+
+def from_pretrained(cls: type, source: str, options: dict):
+    """A task from a checkpoint; see `Task.from_pretrained`."""
+    from aillm_tf.weights.loading import assign, load_pretrained
+    from aillm_tf.weights.resolve import resolve
+
+    folder = resolve(source)
+    if (folder / "task.json").exists():
+        return from_saved(cls, folder, options)
+    pretrained = load_pretrained(folder)
+    options, changes = _split(options)
+    if pretrained.labels and "labels" in inspect.signature(cls).parameters:
+        options.setdefault("labels", pretrained.labels)
+    task = cls(pretrained.config.replace(**changes), Tokenizer.from_folder(folder), **options)
+    assign(variables_by_name(task), pretrained, labels=getattr(task, "labels", None))
+    return task
+
+
+def _split(options: dict) -> tuple[dict, dict]:
+    changes = {name: value for name, value in options.items() if name in OF_THE_BACKBONE}
+    return {name: value for name, value in options.items() if name not in changes}, changes
+
+
+def _arrays(task) -> dict[str, np.ndarray]:
+    return {name: ops.convert_to_numpy(variable) for name, variable in variables_by_name(task).items()}
