@@ -18,7 +18,6 @@ import tensorflow as tf
 
 from aillm_tf.data.bucketing import bucket_lengths, plan_epoch
 
-
 PARALLEL = min(8, os.cpu_count() or 1)  # batches made at the same time, and made ahead of the step that needs them
 
 

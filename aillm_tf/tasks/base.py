@@ -91,6 +91,39 @@ class Task(keras.Model):
         """Keyword arguments beyond config and tokenizer that make this task again."""
         return {"max_length": self.max_length}
 
+    def batched(
+        self,
+        columns: dict,
+        *,
+        batch_size: int = 32,
+        tokens_per_batch: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        fixed_length: bool | None = None,
+        **noise,
+    ) -> Dataset:
+        """Tokenized rows as batches of this task.
+
+        Args:
+            columns: as `Dataset` takes them.
+            batch_size: rows of a global batch, over all replicas; or, when it is given,
+            tokens_per_batch: rows x length of a global batch.
+            shuffle, seed: a new order every epoch, from the seed.
+            fixed_length: pad all batches to `max_length`; None: on a TPU only.
+            **noise: `noise` and `noise_name` of `Dataset`.
+        """
+        return Dataset(
+            columns,
+            max_length=self.max_length,
+            batch_size=None if tokens_per_batch is not None else batch_size,
+            tokens_per_batch=tokens_per_batch,
+            shuffle=shuffle,
+            seed=seed,
+            fixed_length=self.on_tpu if fixed_length is None else fixed_length,
+            pad={"token_ids": self.tokenizer.pad_id},
+            **noise,
+        )
+
     # Keras ------------------------------------------------------------------------------------------------------
 
     def build(self, input_shape=None):

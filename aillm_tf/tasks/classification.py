@@ -174,29 +174,25 @@ class TextClassifier(Task):
         self,
         rows: str | dict[str, str] | Labelled,
         *,
-        batch_size: int | None = 32,
-        tokens_per_batch: int | None = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        fixed_length: bool | None = None,
         text: str = "text",
         label: str = "label",
         pair: str | None = None,
         on_bad: str = "raise",
         encoding_errors: str = "strict",
+        **batching,
     ) -> Dataset:
         """Labelled texts as batches.
 
         Args:
             rows: a file or other source (see `aillm_tf.data.sources`), a dict of one source a label, or rows
                 read already.
-            batch_size: rows of a global batch; or, when it is None,
-            tokens_per_batch: rows x length of a global batch.
-            shuffle, seed: a new order every epoch, from the seed.
-            fixed_length: pad all batches to `max_length`; None: on a TPU only.
             text, label, pair: names or numbers of the columns.
             on_bad: "raise" at a bad row, or "skip" it and count.
             encoding_errors: "replace" reads undecodable bytes as U+FFFD instead of calling the row bad.
+            **batching: batch_size, tokens_per_batch, shuffle, seed, fixed_length: see `Task.batched`.
+
+        Raises:
+            ValueError: a bad row, or rows of another kind than the model's; names the file and line.
         """
         if not isinstance(rows, Labelled):
             pair = pair or ("pair" if self.pair else None)
@@ -222,13 +218,4 @@ class TextClassifier(Task):
         columns = {"token_ids": Ragged(encoded.ids, encoded.offsets), "label": np.asarray(rows.label_ids)}
         if self.pair:
             columns["segment_ids"] = Ragged(encoded.segment_ids, encoded.offsets)
-        return Dataset(
-            columns,
-            max_length=self.max_length,
-            batch_size=None if tokens_per_batch else batch_size,
-            tokens_per_batch=tokens_per_batch,
-            shuffle=shuffle,
-            seed=seed,
-            fixed_length=self.on_tpu if fixed_length is None else fixed_length,
-            pad={"token_ids": self.tokenizer.pad_id},
-        )
+        return self.batched(columns, **batching)

@@ -139,23 +139,22 @@ class MaskedLM(Task):
         self,
         rows: str | Iterable[str],
         *,
-        batch_size: int | None = 32,
-        tokens_per_batch: int | None = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        fixed_length: bool | None = None,
         text: str = "text",
         on_bad: str = "raise",
         encoding_errors: str = "strict",
+        **batching,
     ) -> Dataset:
         """Texts as batches of masked rows; a text longer than `max_length` becomes several rows.
 
         Args:
             rows: a source with a text column (see `aillm_tf.data.sources`), or the texts themselves.
-            batch_size, tokens_per_batch, shuffle, seed, fixed_length: as for `TextClassifier.dataset`.
             text: name or number of the column.
             on_bad: "raise" at a bad row, or "skip" it and count.
             encoding_errors: "replace" reads undecodable bytes as U+FFFD instead of calling the row bad.
+            **batching: batch_size, tokens_per_batch, shuffle, seed, fixed_length: see `Task.batched`.
+
+        Raises:
+            ValueError: a bad row; names the file and line.
         """
         if isinstance(rows, str):
             table = read_table(rows, columns=[text], on_bad=on_bad, errors=encoding_errors)
@@ -190,18 +189,8 @@ class MaskedLM(Task):
                 "target_weights": weights,
             }
 
-        return Dataset(
-            {"token_ids": Ragged(ids, offsets)},
-            max_length=self.max_length,
-            batch_size=None if tokens_per_batch else batch_size,
-            tokens_per_batch=tokens_per_batch,
-            shuffle=shuffle,
-            seed=seed,
-            fixed_length=self.on_tpu if fixed_length is None else fixed_length,
-            pad={"token_ids": tokenizer.pad_id},
-            noise=noise,
-            noise_name=repr(("masked", rate, self.whole_word, tokenizer.fingerprint)),
-        )
+        noise_name = repr(("masked", rate, self.whole_word, tokenizer.fingerprint))
+        return self.batched({"token_ids": Ragged(ids, offsets)}, noise=noise, noise_name=noise_name, **batching)
 
 
 def split_rows(ids: np.ndarray, offsets: np.ndarray, max_length: int, tokenizer) -> tuple[np.ndarray, np.ndarray]:
