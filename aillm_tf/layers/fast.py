@@ -80,7 +80,10 @@ def attention(q, k, v, bias, scale: float, rate: float = 0.0, seed=None):
         bias: float32, broadcastable to (batch, heads, query, key), or None.
         rate, seed: dropout of the attention weights.
     """
-    if _fused.get():
+    if _fused.get() and seed is None and q.dtype == "bfloat16":
+        return _programs().attend(q, k, v, bias, scale)
+    # for one query there is little to fuse, and a program for every number of keys would be compiled
+    if _fused.get() and q.shape[2] != 1:
         programs = _programs()
         scores = programs.matmul(q, k, transpose_b=True)  # (batch, heads, query, key)
         threshold = 0 if seed is None else _threshold(rate)

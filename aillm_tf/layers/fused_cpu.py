@@ -96,20 +96,24 @@ def _norm_programs(epsilon: float, threshold: int):
         mean = tf.reduce_mean(h, -1, keepdims=True)
         return mean, tf.math.rsqrt(tf.reduce_mean(tf.square(h - mean), -1, keepdims=True) + epsilon)
 
-    def forward(x, residual, scale, bias, noise):
-        h = tf.cast(_drop(_float(x), noise, threshold) + _float(residual), x.dtype)  # kept for the gradient
-        mean, rstd = statistics(_float(h))
-        return tf.cast((_float(h) - mean) * rstd * scale + bias, x.dtype), h
+    def added(x, residual, noise):
+        return _drop(_float(x), noise, threshold) + _float(residual)
 
-    def backward(h, scale, noise, dy):
-        mean, rstd = statistics(_float(h))
-        normal = (_float(h) - mean) * rstd
+    def forward(x, residual, scale, bias, noise):
+        h = added(x, residual, noise)
+        mean, rstd = statistics(h)
+        return tf.cast((h - mean) * rstd * scale + bias, x.dtype)
+
+    def backward(x, residual, scale, noise, dy):
+        h = added(x, residual, noise)
+        mean, rstd = statistics(h)
+        normal = (h - mean) * rstd
         dy = _float(dy)
         d = dy * scale
         d = rstd * (d - tf.reduce_mean(d, -1, keepdims=True) - normal * tf.reduce_mean(d * normal, -1, keepdims=True))
-        rows = list(range(len(h.shape) - 1))
-        dx = tf.cast(_drop(d, noise, threshold), h.dtype)
-        return dx, tf.cast(d, h.dtype), tf.reduce_sum(dy * normal, rows), tf.reduce_sum(dy, rows)
+        rows = list(range(len(x.shape) - 1))
+        dx = tf.cast(_drop(d, noise, threshold), x.dtype)
+        return dx, tf.cast(d, x.dtype), tf.reduce_sum(dy * normal, rows), tf.reduce_sum(dy, rows)
 
     return _program(forward), _program(backward)
 
@@ -119,10 +123,20 @@ def add_norm(x, residual, scale, bias, noise, epsilon: float, threshold: int) ->
 
     @tf.custom_gradient
     def function(x, residual, scale, bias):
-        y, h = forward(x, residual, scale, bias, noise)
-        return y, lambda dy: backward(h, scale, noise, dy)
+        return forward(x, residual, scale, bias, noise), lambda dy: backward(x, residual, scale, noise, dy)
 
     return function(x, tf.cast(residual, x.dtype), tf.convert_to_tensor(scale), tf.convert_to_tensor(bias))
+
+
+def attend(q, k, v, bias, scale: float) -> tf.Tensor:
+    """softmax(q k^T scale + bias) v without dropout, in bfloat16.
+
+    oneDNN computes scale and bias within the first matmul, and the softmax, in float32, and rounds what it returns.
+    """
+    scores = tf.matmul(q, k, transpose_b=True) * tf.constant(scale, q.dtype)
+    if bias is not None:
+        scores = scores + tf.cast(bias, q.dtype)
+    return tf.matmul(tf.nn.softmax(scores), v)
 
 
 @functools.cache
@@ -133,8 +147,8 @@ def _softmax_programs(scale: float, threshold: int, biased: bool):
             s = s + bias
         s = tf.exp(s - tf.reduce_max(s, -1, keepdims=True))
         p = s / tf.reduce_sum(s, -1, keepdims=True)
-        kept = tf.cast(p, scores.dtype)
-        return tf.cast(_drop(p, noise, threshold), scores.dtype), kept
+        kept = tf.cast(p, scores.dtype)  # for the gradient
+        return (tf.cast(_drop(p, noise, threshold), scores.dtype), kept) if threshold else kept
 
     def bias_backward(p, noise, dy):
         p, d = _float(p), _drop(_float(dy), noise, threshold)
@@ -153,7 +167,7 @@ def softmax(scores, bias, noise, scale: float, threshold: int) -> tf.Tensor:
 
     @tf.custom_gradient
     def function(scores, bias):
-        y, p = forward(scores, bias, noise)
+        y, p = forward(scores, bias, noise) if threshold else [forward(scores, bias, noise)] * 2
 
         def gradient(dy):
             # computed only for a learned bias: for a mask nobody asks, and the graph is pruned
