@@ -167,7 +167,7 @@ def test_another_model_is_refused(make_classifier, rows, tmp_path):
     with pytest.raises(Killed):
         train(make_classifier, rows, tmp_path, At(2, killed), every=1)
     with pytest.raises(ValueError, match="the checkpoint is of another model"):
-        train(lambda **options: make_classifier(layers=1, **options), rows, tmp_path, At())
+        train(lambda **options: make_classifier(layers=2, **options), rows, tmp_path, At())
 
 
 @SLOW
