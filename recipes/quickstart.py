@@ -129,7 +129,7 @@ def main(config: Config) -> dict:
         report = write_report(
             out,
             {
-                **{key: value for key, value in best.items() if key not in ("confusion", "labels", "tables")},
+                **best,
                 "data": splits.counts,
                 "from_scratch": runs["from scratch"]["scores"],
                 "gain": best["scores"]["accuracy"] - runs["from scratch"]["scores"]["accuracy"],

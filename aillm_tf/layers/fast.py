@@ -1,10 +1,10 @@
 """Backend-specific fast paths, each with a `keras.ops` twin that it is tested against.
 
 On a CPU, TensorFlow's element-wise kernels are built for old instruction sets and each makes a pass over memory.
-Within `fused()` (the training step, on a CPU), the element-wise parts of a block are small XLA programs between
-oneDNN matmuls: one pass forward and one backward each, compiled for the machine. XLA's matmuls and random numbers
-are slower than TensorFlow's there, so those stay outside. Everywhere else the twins run: on TPU and GPU, where XLA
-fuses the whole step, and in exports, which TensorFlow Serving must be able to load.
+Within `fused()` (training and evaluation steps, on a CPU), the element-wise parts of a block are small XLA programs
+between oneDNN matmuls: one pass forward and one backward each, compiled for the machine. XLA's matmuls and random
+numbers are slower than TensorFlow's there, so those stay outside. Everywhere else the twins run: on TPU and GPU, where
+XLA fuses the whole step, and in exports, which TensorFlow Serving must be able to load.
 """
 
 from __future__ import annotations

@@ -128,8 +128,7 @@ def fit(
                 results = {name: value.numpy() for name, value in results.items()}
                 task.step += count
                 task.step_losses = results["loss"] / np.maximum(results["weight"], 1e-8)
-                task.step_norms = results["gradient_norm"]
-                _check_finite(task, count)
+                _check_finite(task.step - count, {"loss": task.step_losses, "gradient": results["gradient_norm"]})
                 for i in range(count):  # one by one: the sum must not depend on how many steps one call makes
                     totals = [totals[0] + float(results["loss"][i]), totals[1] + float(results["weight"][i])]
                 logs = {"loss": float(task.step_losses[-1]), "learning_rate": task.learning_rate(task.step - 1)}
@@ -160,13 +159,13 @@ def fit(
     return task.history
 
 
-def _check_finite(task, count: int) -> None:
+def _check_finite(done: int, results: dict[str, np.ndarray]) -> None:
     """Stop before anything that is not a number gets into a checkpoint."""
-    for name, values in (("loss", task.step_losses), ("gradient", task.step_norms)):
+    for name, values in results.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise FloatingPointError(
-                f"the {name} is not finite at step {task.step - count + bad[0] + 1}: lower the learning rate, or train "
+                f"the {name} is not finite at step {done + bad[0] + 1}: lower the learning rate, or train "
                 "in float32; the last checkpoint is from before"
             )
 

@@ -1,7 +1,7 @@
 """AdamW whose update is one fused op a variable, with decay masks, layer-wise learning rates and EMA.
 
 Gradients come in summed over all replicas and not yet divided: `update` takes the factor that divides and clips
-them, so that no extra pass over the gradients is made. Nothing is reduced again here, unlike in
+them, so that both are one pass over the gradients. Nothing is reduced again here, unlike in
 `keras.optimizers`, so the caller must reduce.
 """
 
