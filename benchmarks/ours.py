@@ -34,6 +34,7 @@ import aillm_tf as ai
 from aillm_tf.data.pipeline import Dataset, Ragged
 from aillm_tf.data.sources import labelled
 from aillm_tf.layers import fast
+from aillm_tf.training.step import by_halves
 from aillm_tf.weights.known import MINILM
 
 LABELS = ["0", "1"]
@@ -85,7 +86,7 @@ def measure_step(precision: str, init: str, steps: int) -> None:
     @tf.function
     def classify(features):  # the graph that `evaluate` runs; `answer` and exports compute in float32
         with fast.fused(model.fuse_on_cpu):
-            return model.answer_tensors(features)
+            return by_halves(lambda part: ({}, model.answer_tensors(part)), features)[1]
 
     report(
         train_seconds=timer.seconds,

@@ -145,12 +145,10 @@ class Dataset:
         """
         if last_step is None:
             last_step = (first_step // self.steps_per_epoch + 1) * self.steps_per_epoch
-        static = len(self.edges) == 1 and len({full for _, _, full in self._plan(0)}) == 1
-        if static:
-            full = self._plan(0)[0][2]
-            share, length = -(-full // (total * micro)) * micro, self.edges[0]
-        else:
-            share, length = None, None
+        # static where every batch has the same
+        fulls = {full for _, _, full in self._plan(0)}
+        share = -(-fulls.pop() // (total * micro)) * micro if len(fulls) == 1 else None
+        static_length = self.edges[0] if len(self.edges) == 1 else None
         signature = (
             tf.TensorSpec((share,), tf.int64),
             tf.TensorSpec((), tf.int32),
@@ -168,8 +166,9 @@ class Dataset:
                 for name, column in self.columns.items()
             }
 
-        def gather(row, dynamic_length, epoch):
-            return self._gather(columns, row, length if static else dynamic_length, epoch)
+        @tf.autograph.experimental.do_not_convert
+        def gather(row, length, epoch):
+            return self._gather(columns, row, static_length or length, epoch)
 
         made = rows.map(gather, num_parallel_calls=PARALLEL, deterministic=True).prefetch(PARALLEL)
         options = tf.data.Options()

@@ -2,7 +2,8 @@
 
 Gradients come in summed over all replicas and not yet divided: `update` takes the factor that divides and clips
 them, so that both are one pass over the gradients. Nothing is reduced again here, unlike in
-`keras.optimizers`, so the caller must reduce.
+`keras.optimizers`, so the caller must reduce. A token table whose gradient has come as a few rows is updated without
+a gradient of the table's size; the result is the same, momentum and velocity of all other rows decay too.
 """
 
 from __future__ import annotations
@@ -86,8 +87,11 @@ class AdamW(keras.optimizers.Optimizer):
         """Steps applied so far, int64, in a replica's context."""
         return _read(self.steps_done)
 
-    def update(self, gradients: list[tf.Tensor], factor: tf.Tensor) -> None:
-        """One step, in a replica's context: `gradients` are reduced sums, `factor` divides and clips them."""
+    def update(self, gradients: list[tf.Tensor | tf.IndexedSlices], factor: tf.Tensor) -> None:
+        """One step, in a replica's context: `gradients` are reduced sums, `factor` divides and clips them.
+
+        Rows of `IndexedSlices` are different ones: see `step.distinct_rows`.
+        """
         done = self.local_step()
         rate = tf.cast(self._learning_rate(done) if callable(self._learning_rate) else self.learning_rate, tf.float32)
         step = tf.cast(done, tf.float32) + 1.0
@@ -97,6 +101,15 @@ class AdamW(keras.optimizers.Optimizer):
         for i, gradient in enumerate(gradients):
             variable = self._trainable_variables[i]
             lr = rate * self.rates[i]
+            if isinstance(gradient, tf.IndexedSlices):
+                states = [v.value for v in (variable, self.momentums[i], self.velocities[i])]
+                corrected = lr * tf.sqrt(1.0 - power_2) / (1.0 - power_1)
+                # 1 - beta in float32, as ResourceApplyAdam computes it
+                betas = (tf.constant(beta) for beta in (self.beta_1, self.beta_2))
+                numbers = (corrected, lr * self.decays[i], *betas, epsilon)
+                _update_rows(states, gradient.indices, gradient.values * factor, numbers)
+                self._update_average(i)
+                continue
             if self.decays[i]:
                 _subtract(variable, _read(variable) * (lr * self.decays[i]))
             tf.raw_ops.ResourceApplyAdam(
@@ -111,10 +124,13 @@ class AdamW(keras.optimizers.Optimizer):
                 epsilon=epsilon,
                 grad=gradient * factor,
             )
-            if self.averages:
-                average = self.averages[i]
-                _subtract(average, (_read(average) - _read(variable)) * (1.0 - self.ema))
+            self._update_average(i)
         _subtract(self.steps_done, tf.constant(-1, tf.int64))
+
+    def _update_average(self, i: int) -> None:
+        if self.averages:
+            average = self.averages[i]
+            _subtract(average, (_read(average) - _read(self._trainable_variables[i])) * (1.0 - self.ema))
 
     def get_config(self):
         config = super().get_config()
@@ -135,6 +151,29 @@ def _read(variable: keras.Variable) -> tf.Tensor:
 
 def _subtract(variable: keras.Variable, value: tf.Tensor) -> None:
     tf.raw_ops.AssignSubVariableOp(resource=variable.value.handle, value=value)
+
+
+def _adam(weight, momentum, velocity, gradient, numbers):
+    """What ResourceApplyAdam computes, after the decay: the new weight, momentum and velocity."""
+    lr, decay, beta_1, beta_2, epsilon = numbers
+    momentum = momentum + (gradient - momentum) * (1.0 - beta_1)
+    velocity = velocity + (tf.square(gradient) - velocity) * (1.0 - beta_2)
+    return weight - weight * decay - momentum * lr / (tf.sqrt(velocity) + epsilon), momentum, velocity
+
+
+def _update_rows(states: list[tf.Variable], rows: tf.Tensor, gradient: tf.Tensor, numbers) -> None:
+    """A step of the whole table whose gradient is zero but for some rows."""
+    before = [tf.raw_ops.ResourceGather(resource=s.handle, indices=rows, dtype=s.dtype) for s in states]
+
+    @tf.function(jit_compile=True, autograph=False)  # one pass over the table, in place
+    def without_gradient(numbers):
+        values = [tf.raw_ops.ReadVariableOp(resource=s.handle, dtype=s.dtype) for s in states]
+        for state, value in zip(states, _adam(*values, 0.0, numbers), strict=True):
+            tf.raw_ops.AssignVariableOp(resource=state.handle, value=value)
+
+    without_gradient(numbers)
+    for state, value in zip(states, _adam(*before, gradient, numbers), strict=True):
+        tf.raw_ops.ResourceScatterUpdate(resource=state.handle, indices=rows, updates=value)
 
 
 def layer_rates(paths: list[str], decay: float | None) -> list[float]:

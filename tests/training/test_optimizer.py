@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from aillm_tf.training.optimizer import AdamW, adamw, layer_rates
+from aillm_tf.training.step import distinct_rows
 
 NAMES = ["kernel", "bias", "attention_norm_scale"]
 RNG = np.random.default_rng(9)
@@ -50,6 +51,29 @@ def test_five_steps_equal_the_formula_of_torch(epsilon):
     expected = torch_adamw([0.01] * 5, [0.1, 0.0, 0.0], epsilon=epsilon)[-1]
     for found, value in zip(trained(AdamW(0.01, weight_decay=0.1, epsilon=epsilon)), expected, strict=True):
         np.testing.assert_allclose(found, value, atol=2e-6)
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_a_gradient_of_rows_updates_the_table_like_a_dense_one(ema):
+    """Also the rows without a gradient, whose momentum goes on moving them."""
+    start = RNG.normal(size=(7, 4)).astype("float32")
+    steps = [([1, 5, 1], [1, 2, 3]), ([0, 5], [4, 5]), ([6, 6], [6, 7])]
+    tables = []
+    for dense in (True, False):
+        optimizer, table = AdamW(0.01, weight_decay=0.1, ema=ema), keras.Variable(start, name="token")
+        optimizer.build([table])
+
+        @tf.function(reduce_retracing=True)
+        def step(rows, values, optimizer=optimizer, dense=dense):
+            gradient = tf.IndexedSlices(values, rows, tf.constant(start.shape))
+            gradient = tf.convert_to_tensor(gradient) if dense else distinct_rows(gradient)
+            optimizer.update([gradient], tf.constant(FACTOR))
+
+        for rows, values in steps:
+            step(tf.constant(rows), tf.constant(values, tf.float32)[:, None] * tf.ones((1, 4)))
+        tables.append([v.numpy() for slot in optimizer.slots().values() for v in slot] + [table.numpy()])
+    for dense, rows in zip(*tables, strict=True):
+        np.testing.assert_allclose(rows, dense, rtol=1e-6, atol=1e-7)
 
 
 def test_the_words_that_are_not_decayed_can_be_chosen():
