@@ -1,6 +1,7 @@
 """Attention(Q, K, V) = softmax(Q K^T / sqrt(d) + bias) V, multi-head and grouped-query, self and cross.
 
-References: Vaswani et al. 2017 (arXiv:1706.03762); grouped queries: Ainslie et al. 2023 (arXiv:2305.13245).
+References: Vaswani et al. 2017 (arXiv:1706.03762); grouped queries: Ainslie et al. 2023 (arXiv:2305.13245); norms of
+query and key: Henry et al. 2020 (arXiv:2010.04245); soft caps: Gemma Team 2024 (arXiv:2408.00118).
 """
 
 from __future__ import annotations
@@ -9,65 +10,148 @@ from keras import ops
 
 from aillm_tf.layers import fast
 from aillm_tf.layers.base import Layer
+from aillm_tf.layers.cache import read_slots, write_slots
 from aillm_tf.layers.dense import Dense
-from aillm_tf.layers.dropout import fold
-from aillm_tf.layers.positions import rotary
+from aillm_tf.layers.dropout import dropout, fold
+from aillm_tf.layers.normalization import RMSNorm
+from aillm_tf.layers.positions import rotate
 
 
 class Attention(Layer):
     """Multi-head attention with one fused Q|K|V kernel and softmax in float32.
 
     With fewer `kv_heads` than `heads`, consecutive query heads share a key and value head.
+
+    Args:
+        config: of it `heads`, `kv_heads`, `head_size`, `hidden_size`, `bias`, `qkv_bias`, `qk_norm`, `attention_scale`,
+            `attention_softcap` and `attention_dropout` are read.
+
+    Example:
+        >>> from aillm_tf.models.config import TransformerConfig
+        >>> layer = Attention(TransformerConfig(vocab_size=9, hidden_size=8, layers=1, heads=2, ffn_size=8))
+        >>> layer.build((None, None, 8))
+        >>> layer(ops.ones((2, 3, 8)), memory=ops.ones((2, 5, 8))).shape
+        TensorShape([2, 3, 8])
     """
 
     def __init__(self, config, *, name: str = "attention", dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.heads, self.kv_heads, self.width = config.heads, config.key_value_heads, config.head_width
-        self.rate = config.attention_dropout
-        self.theta = config.rope_theta if config.position == "rotary" else None
+        self.rate, self.softcap = config.attention_dropout, config.attention_softcap
+        self.scale = self.width**-0.5 if config.attention_scale is None else config.attention_scale
         qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
         stddev = config.initializer_range
         self.qkv = Dense(
             (self.heads + 2 * self.kv_heads) * self.width, bias=qkv_bias, stddev=stddev, name="qkv", dtype=dtype
         )
         self.out = Dense(config.hidden_size, bias=config.bias, stddev=stddev, name="out", dtype=dtype)
+        self.query_norm, self.key_norm = (
+            RMSNorm(config.norm_epsilon, offset=config.norm_offset, name=label, dtype=dtype) if config.qk_norm else None
+            for label in ("query_norm", "key_norm")
+        )
 
     def build(self, input_shape):
         self.qkv.build(input_shape)
         self.out.build((*input_shape[:-1], self.heads * self.width))
+        if self.query_norm:
+            self.query_norm.build((self.width,))
+            self.key_norm.build((self.width,))
 
     def split_heads(self, x, heads: int):
         """(batch, length, heads * width) -> (batch, heads, length, width)."""
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         return ops.transpose(ops.reshape(x, (batch, length, heads, self.width)), (0, 2, 1, 3))
 
-    def call(self, x, memory=None, bias=None, positions=None, memory_positions=None, seed=None):
+    def queries(self, x):
+        """(batch, query, hidden) -> (batch, heads, query, width), before norm and rotation."""
+        return self.split_heads(self.qkv(x, columns=slice(0, self.heads * self.width)), self.heads)
+
+    def keys_and_values(self, memory):
+        """(batch, key, hidden) -> two tensors (batch, kv_heads, key, width), before norm and rotation."""
+        kv = self.qkv(memory, columns=slice(self.heads * self.width, None))
+        return ops.split(self.split_heads(kv, 2 * self.kv_heads), 2, axis=1)
+
+    def remember(self, memory) -> dict:
+        """The cache with which `call` attends to a memory that never changes.
+
+        Args:
+            memory: (batch, key, hidden).
+
+        Returns:
+            {"key", "value"}, (batch, kv_heads, key, width) in the compute dtype.
+        """
+        k, v = self.keys_and_values(memory)
+        return {"key": self.key_norm(k) if self.key_norm else k, "value": v}
+
+    def call(self, x, memory=None, bias=None, angles=None, memory_angles=None, cache=None, at=None, seed=None):
         """Attend from x to memory.
 
         Args:
             x: (batch, query, hidden).
             memory: (batch, key, hidden) to attend to; x itself by default.
             bias: float32, broadcastable to (batch, heads, query, key).
-            positions, memory_positions: (batch, query), (batch, key) int, for rotary positions.
+            angles, memory_angles: rotary positions of x and of memory, see `aillm_tf.layers.positions.rotary_angles`.
+            cache: {"key", "value"}, (batch, kv_heads, capacity, width), to attend to instead of memory.
+            at: int, or (batch,) or scalar int tensor: the slot of the cache in which the first token of x is written
+                before it is read; None: the cache is only read.
             seed: (2,) int32, attention dropout in training.
 
         Returns:
-            (batch, query, hidden).
+            (batch, query, hidden) in the compute dtype; with `at`, that and the new cache.
         """
         heads, kv_heads = self.heads, self.kv_heads
-        if memory is None:
-            qkv = self.split_heads(self.qkv(x), heads + 2 * kv_heads)
-            q, k, v = ops.split(qkv, (heads, heads + kv_heads), axis=1)
-            memory_positions = positions
+        if cache is not None and at is None:
+            q, k, v = self.queries(x), None, None
+        elif memory is not None:
+            q, (k, v) = self.queries(x), self.keys_and_values(memory)
         else:
-            q = self.split_heads(self.qkv(x, columns=slice(0, heads * self.width)), heads)
-            kv = self.split_heads(self.qkv(memory, columns=slice(heads * self.width, None)), 2 * kv_heads)
-            k, v = ops.split(kv, 2, axis=1)
-        if self.theta is not None:
-            q, k = rotary(q, positions, self.theta), rotary(k, memory_positions, self.theta)
-        if kv_heads != heads:
-            k, v = (ops.repeat(t, heads // kv_heads, axis=1) for t in (k, v))
-        context = fast.attention(q, k, v, bias, self.width**-0.5, self.rate, fold(seed, 0))
+            q, k, v = ops.split(self.split_heads(self.qkv(x), heads + 2 * kv_heads), (heads, heads + kv_heads), axis=1)
+            memory_angles = angles
+        if self.query_norm:
+            q, k = self.query_norm(q), None if k is None else self.key_norm(k)
+        if angles is not None:
+            q, k = rotate(q, angles), None if k is None else rotate(k, memory_angles)
+        if at is not None:
+            cache = {"key": write_slots(cache["key"], k, at), "value": write_slots(cache["value"], v, at)}
+        if cache is not None:
+            k, v = (read_slots(cache[name], at, ops.shape(x)[1]) for name in ("key", "value"))
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
+        if kv_heads != heads:
+            q, bias = self.grouped(q, bias)
+        attend = fast.attention if self.softcap is None else self.capped_attention
+        context = attend(q, k, v, bias, self.scale, self.rate, fold(seed, 0))
+        if kv_heads != heads:
+            context = ops.reshape(context, (batch, heads, length, self.width))
         context = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (batch, length, heads * self.width))
-        return self.out(context)
+        y = self.out(context)
+        return y if at is None else (y, cache)
+
+    def grouped(self, q, bias):
+        """The queries that share a key and value head one below the other, so that keys and values are not repeated.
+
+        Args:
+            q: (batch, heads, query, width).
+            bias: (batch or 1, heads or 1, query or 1, key), or None.
+
+        Returns:
+            (batch, kv_heads, heads / kv_heads * query, width), and a bias of that many queries.
+        """
+        batch, _, length, width = ops.shape(q)
+        group = self.heads // self.kv_heads
+        q = ops.reshape(q, (batch, self.kv_heads, group * length, width))
+        if bias is None:
+            return q, None
+        if bias.shape[1] == 1:
+            return q, bias if bias.shape[2] == 1 else ops.tile(bias, (1, 1, group, 1))
+        rows, keys = ops.shape(bias)[0], ops.shape(bias)[3]
+        bias = ops.broadcast_to(bias, (rows, self.heads, length, keys))
+        return q, ops.reshape(bias, (rows, self.kv_heads, group * length, keys))
+
+    def capped_attention(self, q, k, v, bias, scale: float, rate: float, seed):
+        """dropout(softmax(cap tanh(q k^T scale / cap) + bias)) v; arguments as of `fast.attention`."""
+        scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32")  # (batch, heads, query, key)
+        scores = self.softcap * ops.tanh(scores * (scale / self.softcap))
+        if bias is not None:
+            scores = scores + bias
+        weights = ops.cast(ops.softmax(scores, axis=-1), q.dtype)
+        return ops.matmul(dropout(weights, rate, seed), v)

@@ -15,14 +15,27 @@ class Embeddings(Layer):
     """The input of the stack, (batch, length) int -> (batch, length, hidden).
 
     `embedding_size < hidden_size` factorises the token table (ALBERT, Lan et al. 2020, arXiv:1909.11942).
+
+    Args:
+        config: shape and formula, see `aillm_tf.models.config.TransformerConfig`.
+        own_tokens: has a token table; else one is given to every call.
+
+    Example:
+        >>> from aillm_tf.models.config import TransformerConfig
+        >>> layer = Embeddings(TransformerConfig(vocab_size=9, hidden_size=8, layers=1, heads=2, ffn_size=16))
+        >>> layer.build()
+        >>> layer(ops.ones((2, 3), "int32")).shape
+        TensorShape([2, 3, 8])
     """
 
-    def __init__(self, config, *, name: str = "embeddings", dtype=None):
+    def __init__(self, config, *, own_tokens: bool = True, name: str = "embeddings", dtype=None):
         super().__init__(name=name, dtype=dtype)
-        self.config = config
+        self.config, self.own_tokens = config, own_tokens
         self.size = config.embedding_size or config.hidden_size
         self.norm = (
-            norm_layer(config.norm, config.norm_epsilon, name="norm", dtype=dtype) if config.embedding_norm else None
+            norm_layer(config.norm, config.norm_epsilon, offset=config.norm_offset, name="norm", dtype=dtype)
+            if config.embedding_norm
+            else None
         )
         self.projection = (
             Dense(config.hidden_size, stddev=config.initializer_range, name="projection", dtype=dtype)
@@ -32,9 +45,11 @@ class Embeddings(Layer):
 
     def build(self, input_shape=None):
         config = self.config
-        self.token = self.weight("token", (config.vocab_size, self.size), config.initializer_range)
+        if self.own_tokens:
+            self.token = self.weight("token", (config.vocab_size, self.size), config.initializer_range)
         if config.position == "learned":
-            self.position = self.weight("position", (config.max_length, self.size), config.initializer_range)
+            rows = config.position_offset + config.max_length
+            self.position = self.weight("position", (rows, self.size), config.initializer_range)
         if config.segments:
             self.segment = self.weight("segment", (config.segments, self.size), config.initializer_range)
         if self.norm:
@@ -42,25 +57,43 @@ class Embeddings(Layer):
         if self.projection:
             self.projection.build((None, None, self.size))
 
-    def call(self, token_ids, segment_ids=None, positions=None, seed=None):
+    def check_length(self, length: int) -> None:
+        """Raises ValueError when the position table has no rows for so many tokens."""
+        if self.config.position == "learned" and length > self.config.max_length:
+            raise ValueError(
+                f"{length} tokens are more than the {self.config.max_length} rows of the position table: "
+                "give a smaller max_length"
+            )
+
+    def call(self, token_ids, segment_ids=None, positions=None, table=None, seed=None):
         """Look up and add.
 
         Args:
             token_ids: (batch, length) int32.
             segment_ids: (batch, length) int32, or None: all segment 0.
-            positions: (batch, length) int32, or None: 0, 1, 2 ...
+            positions: (batch or 1, length) int32, or None: 0, 1, 2 ...
+            table: (vocabulary, embedding_size), where the layer has no token table of its own.
             seed: (2,) int32, dropout in training.
+
+        Returns:
+            (batch, length, hidden) in the compute dtype.
+
+        Raises:
+            ValueError: more tokens than the position table has rows for.
         """
         config, length = self.config, ops.shape(token_ids)[1]
-        if isinstance(length, int) and config.position == "learned" and length > config.max_length:
-            raise ValueError(
-                f"{length} tokens are more than the {config.max_length} rows of the position table: "
-                "give a smaller max_length"
-            )
+        if isinstance(length, int):
+            self.check_length(length)
         # gathered from float32 and added there: the tables are not cast as a whole
-        x = ops.take(self.token, token_ids, axis=0) * config.embedding_scale
+        x = ops.take(self.token if self.own_tokens else table, token_ids, axis=0)
+        if config.embedding_scale != 1.0:
+            x = x * config.embedding_scale
         if config.position == "learned":
-            x = x + (self.position[:length] if positions is None else ops.take(self.position, positions, axis=0))
+            first = config.position_offset
+            if positions is None:
+                x = x + self.position[first : first + length]
+            else:
+                x = x + ops.take(self.position, positions + first, axis=0)
         elif config.position == "sinusoidal":
             x = x + sinusoidal(ops.arange(length) if positions is None else positions, self.size)
         if config.segments:

@@ -20,6 +20,10 @@ def attention_bias(valid=None, *, query_segments=None, key_segments=None, causal
 
     Returns:
         (batch or 1, 1, query or 1, key) float32, or None where everything is allowed.
+
+    Example:
+        >>> attention_bias(causal=True, length=2)[0, 0].numpy().tolist()
+        [[0.0, -10000.0], [0.0, 0.0]]
     """
     allowed = None
     if valid is not None:
@@ -32,3 +36,38 @@ def attention_bias(valid=None, *, query_segments=None, key_segments=None, causal
         past = (at[:, None] >= at[None, :])[None, None]
         allowed = past if allowed is None else ops.logical_and(allowed, past)
     return None if allowed is None else ops.where(allowed, 0.0, BLOCKED)
+
+
+def past_bias(queries, keys: int):
+    """The causal bias of queries that stand anywhere among the keys.
+
+    Args:
+        queries: (batch or 1, query) int, the number of the key that belongs to every query.
+        keys: number of keys.
+
+    Returns:
+        (batch or 1, 1, query, key) float32.
+
+    Example:
+        >>> past_bias(ops.convert_to_tensor([[1]]), 3)[0, 0].numpy().tolist()
+        [[0.0, 0.0, -10000.0]]
+    """
+    return ops.where(ops.expand_dims(queries, -1) >= ops.arange(keys), 0.0, BLOCKED)[:, None]
+
+
+def window_bias(queries, keys: int, window: int):
+    """The bias that hides what is `window` or more tokens away, on either side (Beltagy et al. 2020, arXiv:2004.05150).
+
+    Args:
+        queries: (batch or 1, query) int, the number of the key that belongs to every query.
+        keys: number of keys.
+        window: tokens that a causal query sees, itself included.
+
+    Returns:
+        (batch or 1, 1, query, key) float32.
+
+    Example:
+        >>> window_bias(ops.arange(3)[None], 3, 2)[0, 0].numpy().tolist()
+        [[0.0, 0.0, -10000.0], [0.0, 0.0, 0.0], [-10000.0, 0.0, 0.0]]
+    """
+    return ops.where(ops.abs(ops.expand_dims(queries, -1) - ops.arange(keys)) < window, 0.0, BLOCKED)[:, None]

@@ -9,20 +9,41 @@ def softmax(x):
     return x / x.sum(-1, keepdims=True)
 
 
-def attention(x, weights, heads, kv_heads, width, memory=None, bias=0.0):
-    """softmax(Q K^T / sqrt(d) + bias) V for x (batch, query, hidden); `bias` broadcasts over heads and rows."""
+def attention(
+    x,
+    weights,
+    heads,
+    kv_heads,
+    width,
+    memory=None,
+    bias=0.0,
+    *,
+    scale=None,
+    softcap=None,
+    on_query=lambda q: q,
+    on_key=lambda k: k,
+):
+    """softmax(Q K^T / sqrt(d) + bias) V for x (batch, query, hidden); `bias` broadcasts over heads and rows.
+
+    `on_query` and `on_key` are what becomes of the queries and keys of one head, (batch, length, width).
+    """
     memory = x if memory is None else memory
-    kernel, add = weights["qkv/kernel"], weights["qkv/bias"]
+    kernel = weights["qkv/kernel"]
+    add = weights.get("qkv/bias", np.zeros(kernel.shape[1]))
     batch, query, key = len(x), x.shape[1], memory.shape[1]
     bias = np.broadcast_to(bias, (batch, heads, query, key))
+    scale = 1 / np.sqrt(width) if scale is None else scale
     context = np.zeros((batch, query, heads * width))
     for head in range(heads):
         kv = heads + head // (heads // kv_heads)
         q_at, k_at, v_at = (slice(i * width, (i + 1) * width) for i in (head, kv, kv + kv_heads))
-        q = x @ kernel[:, q_at] + add[q_at]
+        q = on_query(x @ kernel[:, q_at] + add[q_at])
         k, v = (memory @ kernel[:, at] + add[at] for at in (k_at, v_at))
-        context[..., q_at] = softmax(q @ k.transpose(0, 2, 1) / np.sqrt(width) + bias[:, head]) @ v
-    return context @ weights["out/kernel"] + weights["out/bias"]
+        scores = q @ on_key(k).transpose(0, 2, 1) * scale
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
+        context[..., q_at] = softmax(scores + bias[:, head]) @ v
+    return context @ weights["out/kernel"] + weights.get("out/bias", 0.0)
 
 
 def layer_norm(x, weights, epsilon=1e-12):
@@ -52,13 +73,13 @@ def feed_forward(x, weights, activation="gelu", gated=False):
     return x @ weights["down/kernel"] + weights.get("down/bias", 0.0)
 
 
-def randomised(layer, seed=0):
+def randomised(layer, seed=0, scale=0.4):
     """Gives every weight of a built layer, biases too, a random value; returns them by name in float64."""
     from aillm_tf.layers.naming import variables_by_name
 
     rng = np.random.default_rng(seed)
     for variable in variables_by_name(layer).values():
-        variable.assign(rng.normal(0.0, 0.4, variable.shape))
+        variable.assign(rng.normal(0.0, scale, variable.shape))
     return {name: variable.numpy().astype("float64") for name, variable in variables_by_name(layer).items()}
 
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from numpy_transformer import attention, randomised, softmax
+from keras import ops
+from numpy_transformer import attention, randomised, rms_norm, softmax
 
 from aillm_tf.layers.attention import Attention
-from aillm_tf.layers.masks import BLOCKED, attention_bias
+from aillm_tf.layers.masks import BLOCKED, attention_bias, past_bias, window_bias
+from aillm_tf.layers.positions import rotary_angles, rotary_frequencies
 from aillm_tf.models.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocab_size=10, hidden_size=12, layers=1, heads=4, ffn_size=8, position="none")
@@ -18,6 +20,10 @@ def built(**changes):
     layer = Attention(CONFIG.replace(**changes))
     layer.build((None, None, 12))
     return layer, randomised(layer)
+
+
+def angles(*positions):
+    return rotary_angles(np.array([positions] * 2), rotary_frequencies(4))
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -50,6 +56,61 @@ def test_grouped_queries_equal_repeated_key_and_value_heads():
     np.testing.assert_allclose(full(X), grouped(X), atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 5), (2, 1, 1, 5), (2, 1, 5, 5), (1, 4, 1, 5), (1, 4, 5, 5), (2, 4, 5, 5)])
+@pytest.mark.parametrize("kv_heads", [2, 1])
+def test_grouped_queries_take_a_bias_of_every_shape(shape, kv_heads):
+    layer, weights = built(kv_heads=kv_heads)
+    bias = RNG.normal(size=shape).astype("float32")
+    found = layer(X, bias=ops.convert_to_tensor(bias))
+    np.testing.assert_allclose(found, attention(X, weights, 4, kv_heads, 3, bias=bias), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_a_scale_of_its_own_multiplies_the_scores(scale):
+    layer, weights = built(attention_scale=scale)
+    np.testing.assert_allclose(layer(X), attention(X, weights, 4, 4, 3, scale=scale), atol=1e-5)
+
+
+def test_a_soft_cap_bounds_the_scores_before_the_bias():
+    layer, weights = built(attention_softcap=1.5)
+    bias = RNG.normal(size=(1, 1, 5, 5)).astype("float32")
+    expected = attention(X, weights, 4, 4, 3, bias=bias, softcap=1.5)
+    np.testing.assert_allclose(layer(X, bias=bias), expected, atol=1e-5)
+
+
+def test_a_soft_cap_keeps_dropout():
+    layer, _ = built(attention_softcap=1.5, attention_dropout=0.5)
+    seed = ops.convert_to_tensor([1, 2])
+    np.testing.assert_array_equal(layer(X, seed=seed), layer(X, seed=seed))
+    assert np.abs(layer(X, seed=seed) - layer(X)).max() > 1e-2
+
+
+@pytest.mark.parametrize("memory", [None, MEMORY], ids=["self", "cross"])
+def test_query_and_key_are_normalised_head_by_head(memory):
+    layer, weights = built(qk_norm=True, norm_epsilon=1e-3, norm_offset=1.0, norm="rms", kv_heads=2)
+    on = {
+        f"on_{name}": lambda x, name=name: rms_norm(x, {"scale": 1 + weights[f"{name}_norm/scale"]}, 1e-3)
+        for name in ("query", "key")
+    }
+    np.testing.assert_allclose(layer(X, memory=memory), attention(X, weights, 4, 2, 3, memory, **on), atol=1e-5)
+
+
+def test_query_and_key_are_normalised_before_they_are_rotated():
+    layer, weights = built(qk_norm=True, head_size=4)
+    half = np.exp(1j * np.arange(5)[:, None] * [1.0, 0.01])
+
+    def on(name):
+        def placed(x):
+            x = rms_norm(x, {"scale": weights[f"{name}_norm/scale"]}, 1e-12)
+            x = (x[..., :2] + 1j * x[..., 2:]) * half
+            return np.concatenate([x.real, x.imag], -1)
+
+        return placed
+
+    expected = attention(X, weights, 4, 4, 4, on_query=on("query"), on_key=on("key"))
+    np.testing.assert_allclose(layer(X, angles=angles(*range(5))), expected, atol=1e-5)
+
+
 def test_masked_keys_have_no_influence():
     layer, _ = built()
     bias = attention_bias(np.array([[1, 1, 1, 0, 0]] * 2))
@@ -69,15 +130,15 @@ def test_query_key_and_value_may_have_biases_of_their_own():
 
 
 def test_rotary_scores_depend_on_distance_only():
-    layer, _ = built(head_size=4, position="rotary")
-    near, far = np.arange(5)[None] + np.zeros((2, 1), int), np.arange(100, 105)[None] + np.zeros((2, 1), int)
-    np.testing.assert_allclose(layer(X, positions=near), layer(X, positions=far), atol=1e-4)
+    layer, _ = built(head_size=4)
+    near, far = angles(*range(5)), angles(*range(100, 105))
+    np.testing.assert_allclose(layer(X, angles=near), layer(X, angles=far), atol=1e-4)
 
 
 def test_rotary_positions_change_the_result():
-    layer, _ = built(head_size=4, position="rotary")
-    moved = layer(X, positions=np.array([[0, 1, 2, 3, 9]] * 2))
-    assert np.abs(moved - layer(X, positions=np.array([[0, 1, 2, 3, 4]] * 2))).max() > 1e-3
+    layer, _ = built(head_size=4)
+    moved = layer(X, angles=angles(0, 1, 2, 3, 9))
+    assert np.abs(moved - layer(X, angles=angles(0, 1, 2, 3, 4))).max() > 1e-3
 
 
 # Masks
@@ -96,3 +157,15 @@ def test_padding_causality_and_segments_block_together():
 
 def test_a_blocked_key_vanishes_in_a_softmax_however_it_scores():
     assert softmax(np.array([0.0, 100.0 + BLOCKED], "float32"))[1] == 0.0
+
+
+def test_a_query_anywhere_among_the_keys_sees_those_up_to_it():
+    bias = past_bias(np.array([[0, 1], [2, 3]], "int32"), 4).numpy()
+    expected = [[[1, 0, 0, 0], [1, 1, 0, 0]], [[1, 1, 1, 0], [1, 1, 1, 1]]]
+    np.testing.assert_array_equal(bias[:, 0], np.where(np.array(expected) == 1, 0.0, BLOCKED))
+
+
+def test_a_window_counts_the_token_itself_and_looks_both_ways():
+    bias = window_bias(np.array([[0, 3]], "int32"), 5, 2).numpy()
+    expected = [[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]]
+    np.testing.assert_array_equal(bias[0, 0], np.where(np.array(expected) == 1, 0.0, BLOCKED))

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from aillm_tf.layers.positions import alibi, alibi_slopes, relative_bucket, rotary, sinusoidal
+from aillm_tf.layers.positions import (
+    alibi,
+    alibi_slopes,
+    relative_bucket,
+    rotary_angles,
+    rotary_frequencies,
+    rotate,
+    sinusoidal,
+)
 
 
 def test_sinusoids_are_those_of_vaswani_et_al():
@@ -12,6 +20,10 @@ def test_sinusoids_are_those_of_vaswani_et_al():
         angle = np.arange(50) / 10_000 ** (2 * i / 8)
         np.testing.assert_allclose(found[:, i], np.sin(angle), atol=1e-5)
         np.testing.assert_allclose(found[:, 4 + i], np.cos(angle), atol=1e-5)
+
+
+def rotary(x, positions):
+    return rotate(x, rotary_angles(positions, rotary_frequencies(x.shape[-1])))
 
 
 def test_rotary_turns_every_pair_by_its_own_angle():
@@ -35,6 +47,37 @@ def test_rotary_products_depend_on_distance_only():
 
 def test_rotary_keeps_the_dtype():
     assert rotary(np.zeros((1, 1, 2, 4), "float16"), np.array([[0, 1]])).dtype == "float16"
+
+
+# By transformers' ROPE_INIT_FUNCTIONS["llama3"] for 16 features and theta 500,000.
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 64}
+LLAMA3_FREQUENCIES = [1.0, 0.07940301299095154, 0.004700753837823868, 0.0009115831344388425, 0.00017677668074611574]
+LLAMA3_FREQUENCIES += [3.428102354519069e-05, 6.647869668086059e-06, 1.289173155782919e-06]
+
+
+def test_llama3_scaling_slows_only_the_slow_turns():
+    np.testing.assert_allclose(rotary_frequencies(16, 500_000.0, LLAMA3), LLAMA3_FREQUENCIES, rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", ["rope_type", "type"])
+def test_linear_scaling_slows_every_turn(key):
+    scaled = rotary_frequencies(16, 100.0, {key: "linear", "factor": 4.0})
+    np.testing.assert_allclose(scaled, rotary_frequencies(16, 100.0) / 4, rtol=1e-6)
+
+
+def test_default_scaling_is_none():
+    np.testing.assert_array_equal(rotary_frequencies(16, 1e6, {"rope_type": "default"}), rotary_frequencies(16, 1e6))
+
+
+def test_an_unknown_scaling_is_refused():
+    with pytest.raises(ValueError, match="rope_scaling has the type 'yarn': supported are default, linear, llama3"):
+        rotary_frequencies(16, scaling={"rope_type": "yarn", "factor": 4.0})
+
+
+def test_a_scaling_that_lacks_a_number_is_refused():
+    with pytest.raises(ValueError, match="'llama3' lacks low_freq_factor, high_freq_factor, original_max_position"):
+        rotary_frequencies(16, scaling={"rope_type": "llama3", "factor": 8.0})
 
 
 # First distance of every bucket, up to 200, by transformers' T5Attention._relative_position_bucket with 32 buckets and

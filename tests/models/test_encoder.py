@@ -1,5 +1,7 @@
 """Encoder and Decoder: who sees whom, padding, packed rows, partial reads, precision; for every kind of position."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -73,6 +75,18 @@ def test_a_partial_read_equals_the_full_computation_cut(position, placement, kin
     features = {"token_ids": IDS, "valid": np.repeat([[1] * 7 + [0] * 2], 3, axis=0)}
     np.testing.assert_allclose(backbone(features, read=1), backbone(features)[:, :1], atol=1e-5)
     np.testing.assert_allclose(backbone(features, read=3), backbone(features)[:, :3], atol=1e-5)
+
+
+def test_rows_before_the_position_offset_are_not_used():
+    encoder = built(position_offset=2)
+    assert encoder.embeddings.position.shape == (18, 16)
+    plain, at = built(), np.arange(9)[None] + np.zeros((3, 1), "int32")
+    for name, variable in variables_by_name(plain).items():
+        value = variables_by_name(encoder)[name]
+        variable.assign(value[2:] if name == "embeddings/position" else value)
+    expected = plain({"token_ids": IDS})
+    np.testing.assert_allclose(encoder({"token_ids": IDS}), expected, atol=1e-6)
+    np.testing.assert_allclose(encoder({"token_ids": IDS, "positions": at.astype("int32")}), expected, atol=1e-6)
 
 
 def test_position_and_segment_change_the_result():
@@ -151,9 +165,18 @@ def test_a_config_that_does_not_fit_together_is_refused():
         CONFIG.replace(kv_heads=3)
     with pytest.raises(ValueError, match="even head size"):
         CONFIG.replace(position="rotary", head_size=3)
+    with pytest.raises(ValueError, match="activation_dropout is a share in"):
+        CONFIG.replace(activation_dropout=1.0)
+    with pytest.raises(ValueError, match="window 0 shows a token not even itself"):
+        CONFIG.replace(window=0)
+    with pytest.raises(ValueError, match='norm_offset 1.0 belongs to norm="rms"'):
+        CONFIG.replace(norm_offset=1.0)
+    with pytest.raises(ValueError, match="decoder_vocab_size belongs to an encoder-decoder"):
+        CONFIG.replace(decoder_vocab_size=9)
 
 
 def test_a_config_comes_back_from_its_dict():
-    assert TransformerConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    config = CONFIG.replace(window=4, global_layers=(1,), rope_scaling={"rope_type": "linear", "factor": 2.0})
+    assert TransformerConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ValueError, match="unknown TransformerConfig keys.*rope"):
         TransformerConfig.from_dict({**CONFIG.to_dict(), "rope": 1})

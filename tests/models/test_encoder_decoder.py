@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from aillm_tf.layers.base import initial_seed
+from aillm_tf.layers.naming import variables_by_name
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.models.encoder_decoder import EncoderDecoder
 
@@ -81,3 +82,85 @@ def test_recomputing_blocks_does_not_change_any_gradient(changes):
 def test_an_encoder_decoder_needs_decoder_layers():
     with pytest.raises(ValueError, match="decoder_layers > 0"):
         built(decoder_layers=0)
+
+
+@POSITIONS
+def test_packed_rows_equal_rows_of_their_own(position):
+    backbone = built(position=position)
+    packed = {
+        "token_ids": SOURCE[:1],
+        "positions": np.array([[0, 1, 2, 3, 0, 1, 2]], "int32"),
+        "packed_ids": np.array([[0, 0, 0, 0, 1, 1, 1]], "int32"),
+        "target_ids": TARGET[:1],
+        "target_positions": np.array([[0, 1, 0, 1, 2]], "int32"),
+        "target_packed_ids": np.array([[0, 0, 1, 1, 1]], "int32"),
+    }
+    found = backbone(packed).numpy()
+    for source, target in ((slice(0, 4), slice(0, 2)), (slice(4, 7), slice(2, 5))):
+        alone = backbone({"token_ids": SOURCE[:1, source], "target_ids": TARGET[:1, target]})
+        np.testing.assert_allclose(found[:, target], alone, atol=1e-5)
+
+
+def test_padding_before_a_target_is_not_read():
+    backbone = built(position="rotary")
+    alone = backbone({"token_ids": SOURCE, "target_ids": TARGET[:, 2:]})
+    padded = {
+        "token_ids": SOURCE,
+        "target_ids": TARGET,
+        "target_valid": np.repeat([[0, 0, 1, 1, 1]], 2, axis=0),
+    }
+    np.testing.assert_allclose(backbone(padded)[:, 2:], alone, atol=1e-5)
+
+
+def test_both_sides_have_positions_of_their_own_and_one_token_table():
+    names = {name for name in variables_by_name(built()) if "embeddings" in name}
+    sides = {f"{side}/{part}" for side in ("embeddings", "decoder_embeddings") for part in ("position", "norm/scale")}
+    assert names == {"embeddings/token", "embeddings/norm/bias", "decoder_embeddings/norm/bias"} | sides
+
+
+def test_a_decoder_vocabulary_has_a_table_that_also_scores():
+    backbone = built(decoder_vocab_size=20)
+    hidden = backbone({"token_ids": SOURCE, "target_ids": TARGET % 20})
+    expected = hidden.numpy() @ variables_by_name(backbone)["decoder_embeddings/token"].numpy().T
+    np.testing.assert_allclose(backbone.logits(hidden), expected, atol=1e-4)
+
+
+FORMULAS = {
+    "learned": {"position_offset": 2, "logit_bias": True},
+    "sinusoidal": {"position": "sinusoidal", "decoder_vocab_size": 30},
+    "rotary": {"position": "rotary", "kv_heads": 2, "qk_norm": True},
+    "relative": {"position": "relative", "norm_placement": "pre", "attention_scale": 1.0, "norm": "rms"},
+    "alibi": {"position": "alibi", "window": 3},
+}
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_a_step_with_a_cache_equals_the_whole_computation(formula):
+    backbone = built(**FORMULAS[formula])
+    valid = np.array([[1] * 7, [1] * 4 + [0] * 3], "int32")
+    source = {"token_ids": SOURCE, "valid": valid}
+    whole = backbone({**source, "target_ids": TARGET}).numpy()
+    cache = backbone.init_cache(backbone.encode(source), 6, valid=valid)
+    first, cache = backbone.step(TARGET[:, :2], cache, 0)
+    np.testing.assert_allclose(first, whole[:, :2], atol=1e-5)
+    for at in ([2, 2], [3, 3], [4, 4]):
+        hidden, cache = backbone.step(TARGET[:, at[0] : at[0] + 1], cache, tf.constant(at))
+        np.testing.assert_allclose(hidden[:, 0], whole[:, at[0]], atol=1e-5)
+
+
+def test_target_prompts_of_different_length_go_on_as_each_would_alone():
+    backbone = built()
+    whole = backbone({"token_ids": SOURCE, "target_ids": TARGET}).numpy()
+    cache = backbone.init_cache(backbone.encode({"token_ids": SOURCE}), 6)
+    prompts = np.stack([TARGET[0, :3], [TARGET[1, 0], 9, 9]])
+    _, cache = backbone.step(prompts, cache, 0)
+    next_ids = np.array([[TARGET[0, 3]], [TARGET[1, 1]]])
+    hidden, _ = backbone.step(next_ids, cache, tf.constant([3, 1]))
+    np.testing.assert_allclose(hidden[:, 0], np.stack([whole[0, 3], whole[1, 1]]), atol=1e-5)
+
+
+def test_keys_and_values_of_the_source_are_computed_once():
+    backbone = built()
+    cache = backbone.init_cache(backbone.encode({"token_ids": SOURCE}), 6)
+    _, after = backbone.step(TARGET[:, :2], cache, 0)
+    assert after["layers"][0]["memory"]["key"] is cache["layers"][0]["memory"]["key"]
