@@ -1,61 +1,61 @@
-"""WordPiece as TensorFlow ops, for SavedModels that take strings: the same ids as `Tokenizer.encode`.
+"""Tokenizers as TensorFlow ops, for SavedModels that take strings: the same ids as `Tokenizer.encode`.
 
-How equality comes about: BERT's clean-up (control characters, accents, case, Chinese characters, punctuation) maps each
-character on its own. So the host's own rules are asked about every Unicode character once, and the answers are a table
-that the graph looks up: no second implementation of Unicode that could differ. Words then go through
-``tensorflow_text.FastWordpieceTokenizer`` (Song et al., 2021, https://arxiv.org/abs/2012.15524).
+The parts of a tokenizer.json become modules, each in a file beside this one: WordPiece with BERT's clean-up
+(graph_wordpiece), byte-level and SentencePiece BPE (graph_bpe), Unigram (graph_unigram); their normalizers
+(graph_normalize), pre-tokenizers (graph_split) and decoders (graph_decode). Here is what they share: the special tokens
+around texts, truncation and padding. A part that the graph does not know is refused by name when the graph is built.
 
-Edge cases, all as on the host: words of more than 100 characters are [UNK]; literal special tokens in a text
-("[SEP]") are ordinary text, except the mask token, which is the mask token. Bytes that are not UTF-8 cannot be given to
-the host; the graph reads them as ``bytes.decode(errors="replace")`` would.
+As on the host, literal special tokens in a text ("[SEP]", "</s>") are ordinary text, except the mask token, which is
+the mask token. Bytes that are not UTF-8 cannot be given to the host; the graph reads them as
+``bytes.decode(errors="replace")`` would.
 
-The one known difference: runs of two or more combining marks that BERT does not drop (spacing marks such as U+1D16D
-U+1D165, and marks newer than the Unicode 8 tables of the tokenizers library) are put into canonical order by the host
-and left as they are by the graph. That shows only where both marks are in the vocabulary; otherwise the word is [UNK]
-on both sides. `mismatches` finds such texts.
+Known differences: where a normalizer decomposes characters and strips accents (BERT, ALBERT), runs of two or more
+combining marks that stay (spacing marks such as U+1D16D U+1D165, and marks newer than the Unicode 8 tables of the
+tokenizers library) are put into canonical order by the host and left as they are by the graph. That shows only where
+both marks are in the vocabulary; otherwise the word is unknown on both sides. Marian's pieces for the other side of a
+translation are found in the graph also behind characters that the normalizer drops, where the host answers unknown.
+`mismatches` finds such texts.
 """
 
-import functools
+from __future__ import annotations
+
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_text as tf_text
-from tokenizers import normalizers, pre_tokenizers
 
+from aillm_tf.text.graph_bpe import MergeWords, byte_of_letter, words_apart
+from aillm_tf.text.graph_decode import Decoder
+from aillm_tf.text.graph_unigram import BestPieces
+from aillm_tf.text.graph_wordpiece import WordPieceTokens
+from aillm_tf.text.graph_words import WordTokens
 from aillm_tf.text.tokenizer import Tokenizer
 
 __all__ = ["graph_tokenizer", "mismatches"]
 
-# No character is assigned in planes 4 to 13 in any version of Unicode, and planes 15 and 16 are for private use except
-# for their last two code points, so one character stands for each of these stretches. Surrogates are no characters.
-UNIFORM = (range(0x40000, 0xE0000), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
-PROBED = (
-    *(range(0, 0xD800), range(0xE000, 0x40000), range(0xE0000, 0xF0000)),
-    *(range(0xFFFFE, 0x100000), range(0x10FFFE, 0x110000)),
-)
-PAGE = 256  # characters in a page of the two-stage table; most pages of Unicode are alike and stored once
-MASK_MARK, OTHER_MARK = "\x01", "\x02"  # control characters, which the clean-up drops
-SPACE = " "
+SIDES = ("right", "left")
 
 
-def graph_tokenizer(tokenizer: Tokenizer, max_length: int) -> tf.Module:
+def graph_tokenizer(tokenizer: Tokenizer, max_length: int, padding_side: str = "right") -> GraphTokenizer:
     """The tokenizer as a tf.Module, to be an attribute of a module that is saved.
 
     Args:
-        tokenizer: a WordPiece tokenizer with BERT's clean-up and special tokens.
+        tokenizer: WordPiece with BERT's clean-up, byte-level BPE, SentencePiece BPE or Unigram.
         max_length: tokens of a row at most, special tokens counted.
+        padding_side: "right", or "left" for models that go on from the last token.
 
     Returns:
         A module to call with text (batch,) string and, for pairs, a second (batch,) string. It answers
         {"token_ids": (batch, longest) int32, "segment_ids": (batch, longest) int32}, padded with the pad token to the
-        longest row of the batch and truncated exactly like `Tokenizer.encode`.
+        longest row of the batch and truncated exactly like `Tokenizer.encode`. Its method ``with_offsets`` (WordPiece)
+        adds where each token stands in its text, ``decode`` turns ids back into text.
 
     Raises:
-        NotImplementedError: for BPE and Unigram, and for rules other than BERT's.
-        ValueError: for a vocabulary with a token twice, or a max_length without room for the special tokens.
+        NotImplementedError: for rules that the graph does not know; the rule is named.
+        ValueError: for a vocabulary with a token twice, no pad token, or a max_length without room for the special
+            tokens.
 
     Example:
         >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ed", "."]
@@ -63,7 +63,7 @@ def graph_tokenizer(tokenizer: Tokenizer, max_length: int) -> tf.Module:
         >>> tokenize(tf.constant(["Played.", "play"]))["token_ids"].numpy().tolist()
         [[2, 5, 6, 7, 3], [2, 5, 3, 0, 0]]
     """
-    return GraphTokenizer(tokenizer, max_length)
+    return GraphTokenizer(tokenizer, max_length, padding_side)
 
 
 def mismatches(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
@@ -73,10 +73,12 @@ def mismatches(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
         tokenizer: a tokenizer that `graph_tokenizer` takes.
         texts: what to compare, e.g. the evaluation data of the model to be exported.
     """
+    if tokenizer.pad_id is None:
+        tokenizer = tokenizer.with_special_tokens(pad=tokenizer.vocabulary[0])
     encoded = tokenizer.encode(texts)
     lengths = np.diff(encoded.offsets)
-    tokenize = graph_tokenizer(tokenizer, max_length=int(lengths.max(initial=2)) + 1)
-    call = tf.function(tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
+    tokenize = graph_tokenizer(tokenizer, max_length=int(lengths.max(initial=2)) + 8)
+    call = tf.function(tokenize, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     different = []
     for start in range(0, len(texts), 1024):
         rows = texts[start : start + 1024]
@@ -89,86 +91,106 @@ def mismatches(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     return different
 
 
+class Part(NamedTuple):
+    """A part of a row: a special token, or one of the texts where token is None."""
+
+    token: int | None
+    text: int
+    segment: int
+
+
 class GraphTokenizer(tf.Module):
     """See `graph_tokenizer`."""
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int):
+    def __init__(self, tokenizer: Tokenizer, max_length: int, padding_side: str = "right"):
         super().__init__(name="graph_tokenizer")
-        model = _check(tokenizer)
+        if padding_side not in SIDES:
+            raise ValueError(f"padding_side={padding_side!r} is not known; choose one of {', '.join(SIDES)}")
+        description = json.loads(tokenizer.json)
+        self._tokens = _tokens_module(tokenizer, description)
+        if tokenizer.pad_id is None:
+            raise ValueError(
+                "the graph pads the rows of a batch, and this tokenizer has no pad token: name one, as in "
+                'tokenizer.with_special_tokens(pad="<|endoftext|>")'
+            )
         tokenizer.check_max_length(max_length, pair=False)
         self.max_length = max_length
-        self._pad, self._cls, self._sep = tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id
-        self._mask = None if tokenizer.mask_id is None else tokenizer.vocabulary[tokenizer.mask_id]
-        self._longest_word = model["max_input_chars_per_word"]
-        self._wordpiece = tf_text.FastWordpieceTokenizer(
-            tokenizer.vocabulary,
-            suffix_indicator=model["continuing_subword_prefix"],
-            max_bytes_per_word=4 * self._longest_word,
-            token_out_type=tf.int32,
-            unknown_token=model["unk_token"],
-            no_pretokenization=True,
-        )
-        page_of, pages, offsets, characters = _character_table(tokenizer, self._mask)
-        self._page_of, self._pages = tf.constant(page_of), tf.constant(pages)
-        self._offsets, self._characters = tf.constant(offsets), tf.constant(characters)
+        self._pad, self._left = tokenizer.pad_id, padding_side == "left"
+        self._templates = (_template(description, pair=False), _template(description, pair=True))
+        self._decoder = Decoder(tokenizer, description)
+        _check_templates(tokenizer, self._templates)
 
     def __call__(self, text: tf.Tensor, pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        texts = [text] if pair is None else [text, pair]
-        room = self.max_length - 1 - len(texts)
-        if room < 0:
-            raise ValueError(
-                f"max_length={self.max_length} has no room for the {1 + len(texts)} special tokens of a row"
-            )
         # Strings live on the CPU; without this the integers between would travel to an accelerator and back.
         with tf.device("CPU:0"):
-            segments = [self._tokens(text) for text in texts]
-            kept = _truncate([tokens.row_lengths() for tokens in segments], room)
-            lengths = tf.add_n(kept) + 1 + len(segments)
-            # The 0 is for a batch without rows.
-            position = tf.range(tf.reduce_max(tf.concat([lengths, [0]], 0)))[tf.newaxis]  # (1, longest)
-            start = tf.ones_like(kept[0])[:, tf.newaxis]  # (batch, 1), of the segment in its row
-            token_ids = tf.where(position < start, self._cls, self._pad)  # (batch, longest)
-            segment_ids = tf.zeros_like(token_ids)
-            for number, (tokens, length) in enumerate(zip(segments, kept, strict=True)):
-                length = length[:, tf.newaxis]
-                within = position - start  # (batch, longest), place in the segment
-                values = tf.concat([tokens.values, [self._pad]], 0)
-                source = tf.clip_by_value(tokens.row_starts()[:, tf.newaxis] + within, 0, tf.size(values, tf.int64) - 1)
-                token_ids = tf.where((within >= 0) & (within < length), tf.gather(values, source), token_ids)
-                token_ids = tf.where(within == length, self._sep, token_ids)
-                segment_ids = tf.where((within >= 0) & (within <= length), number, segment_ids)
-                start += length + 1
-            return {"token_ids": token_ids, "segment_ids": segment_ids}
+            tokens = [self._tokens(text) for text in ([text] if pair is None else [text, pair])]
+            rows = self._rows([{"token_ids": part} for part in tokens])
+            return {name: rows[name] for name in ("token_ids", "segment_ids")}
 
-    def _tokens(self, text: tf.Tensor) -> tf.RaggedTensor:
-        """(batch,) string to (batch, tokens) int32."""
-        words = tf.strings.split(self._cleaned(text))  # (batch, words)
-        too_long = tf.strings.length(words.values, unit="UTF8_CHAR") > self._longest_word
-        # The library counts bytes where BERT counts characters: what is too long for both is unknown to both.
-        checked = tf.where(too_long, "?" * (4 * self._longest_word + 1), words.values)
-        tokens = self._wordpiece.tokenize(checked)  # (words of all rows, tokens)
-        return tf.RaggedTensor.from_row_splits(
-            tokens.values, tf.gather(tokens.row_splits, words.row_splits), validate=False
-        )
+    def with_offsets(self, text: tf.Tensor, pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Tokens with their places in the texts.
 
-    def _cleaned(self, text: tf.Tensor) -> tf.Tensor:
-        """(batch,) string to (batch,) string of the host's normalised words, one space or more between them."""
-        if self._mask is not None:
-            text = tf.strings.regex_replace(text, MASK_MARK, OTHER_MARK)
-            text = tf.strings.regex_replace(text, re.escape(self._mask), MASK_MARK)
-        characters = tf.strings.unicode_decode(text, "UTF-8", errors="replace")  # (batch, characters)
-        page = tf.gather(self._page_of, characters.values // PAGE)
-        entry = tf.gather(self._pages, page * PAGE + characters.values % PAGE)
-        entries = tf.RaggedTensor.from_row_splits(self._characters, self._offsets, validate=False)
-        mapped = tf.gather(entries, entry)  # (characters of all rows, characters each becomes)
-        rows = tf.gather(mapped.row_splits, characters.row_splits)
-        return tf.strings.unicode_encode(tf.RaggedTensor.from_row_splits(mapped.values, rows, validate=False), "UTF-8")
+        Args:
+            text: (batch,) string.
+            pair: (batch,) string, the second texts, if any.
+
+        Returns:
+            As the call, with "starts" and "ends", (batch, longest) int32: the token stands for the characters
+            ``text[start:end]`` of its text (of the pair's where segment_ids or the place behind the separator say so);
+            0 and 0 for special tokens and padding.
+
+        Raises:
+            NotImplementedError: for other tokenizers than WordPiece.
+        """
+        if not isinstance(self._tokens, WordPieceTokens):
+            raise NotImplementedError("offsets in the graph are there for WordPiece; use the host's tokenizer")
+        with tf.device("CPU:0"):
+            return self._rows([self._tokens.with_offsets(text) for text in ([text] if pair is None else [text, pair])])
+
+    def decode(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+        """(batch, tokens) integer ids to (batch,) string, as `Tokenizer.decode` does it."""
+        with tf.device("CPU:0"):
+            return self._decoder(ids)
+
+    def _rows(self, texts: list[dict[str, tf.RaggedTensor]]) -> dict[str, tf.Tensor]:
+        """Puts special tokens around texts, cuts and pads. Columns other than token_ids are 0 beside the texts."""
+        template = self._templates[len(texts) - 1]
+        special = len(template) - len(texts)
+        if self.max_length < max(special, 1):
+            raise ValueError(f"max_length={self.max_length} has no room for the {special} special tokens of a row")
+        kept = _truncate([text["token_ids"].row_lengths() for text in texts], self.max_length - special)
+        lengths = tf.add_n(kept) + special
+        # The 0 is for a batch without rows.
+        longest = tf.reduce_max(tf.concat([lengths, [0]], 0))
+        position = tf.range(longest)[tf.newaxis]  # (1, longest)
+        if self._left:
+            position -= (longest - lengths)[:, tf.newaxis]  # (batch, longest)
+        start = tf.zeros_like(kept[0])[:, tf.newaxis]  # (batch, 1), of the part in its row
+        shape = tf.broadcast_dynamic_shape(tf.shape(position), tf.shape(start))
+        rows = {name: tf.zeros(shape, tf.int32) for name in (*texts[0], "segment_ids")}
+        rows["token_ids"] += self._pad
+        for part in template:
+            length = tf.ones_like(start) if part.token is not None else kept[part.text][:, tf.newaxis]
+            within = position - start  # (batch, longest), place in the part
+            inside = (within >= 0) & (within < length)
+            if part.segment:
+                rows["segment_ids"] = tf.where(inside, part.segment, rows["segment_ids"])
+            if part.token is not None:
+                rows["token_ids"] = tf.where(inside, part.token, rows["token_ids"])
+            else:
+                for name, column in texts[part.text].items():
+                    values = tf.concat([column.values, [0]], 0)
+                    source = column.row_starts()[:, tf.newaxis] + within
+                    source = tf.clip_by_value(source, 0, tf.size(values, tf.int64) - 1)
+                    rows[name] = tf.where(inside, tf.gather(values, source), rows[name])
+            start += length
+        return rows
 
 
 def _truncate(lengths: list[tf.Tensor], room: int) -> list[tf.Tensor]:
-    """How many tokens of each segment, (batch,) each, stay in a row with room for so many, special tokens not counted.
+    """How many tokens of each text, (batch,) each, stay in a row with room for so many, special tokens not counted.
 
-    Longest first, as the tokenizers library does it: where both segments must be cut they get half of the room each,
+    Longest first, as the tokenizers library does it: where both texts must be cut they get half of the room each,
     and of an odd room the longer one, or the second of two equal ones, gets one token more.
     """
     if len(lengths) == 1:
@@ -183,97 +205,83 @@ def _truncate(lengths: list[tf.Tensor], room: int) -> list[tf.Tensor]:
     return [tf.where(swapped, keep_longer, keep_shorter), tf.where(swapped, keep_shorter, keep_longer)]
 
 
-def _check(tokenizer: Tokenizer) -> dict:
-    """The description of the WordPiece model, after a look at everything the graph takes for granted."""
-    if tokenizer.kind != "wordpiece":
-        raise NotImplementedError(
-            f"tokenization inside the graph is there for WordPiece only, and this tokenizer is {tokenizer.kind}; "
-            "export with the 'tokens' signature and call Tokenizer.encode before it"
-        )
-    description = json.loads(tokenizer.json)
-    for part, expected in (("normalizer", "BertNormalizer"), ("pre_tokenizer", "BertPreTokenizer")):
-        found = (description[part] or {}).get("type")
-        if found != expected:
-            raise NotImplementedError(f"the graph knows the {part} {expected}; tokenizer.json has {found}")
-    if not description["normalizer"]["clean_text"]:
-        raise NotImplementedError("the graph needs a BertNormalizer with clean_text, which drops control characters")
+def _tokens_module(tokenizer: Tokenizer, description: Mapping) -> tf.Module:
+    """What turns texts into tokens without special tokens around them."""
+    if tokenizer.kind == "wordpiece":
+        return WordPieceTokens(tokenizer, description)
+    # The host's own backend: special tokens have names there that no text holds, so that no text becomes them.
+    description = json.loads(tokenizer.backend().to_str())
+    structural = set(tokenizer.structural_ids)
+    extracted = [token for token in description["added_tokens"] if token["id"] not in structural]
     model = description["model"]
-    if len(model["vocab"]) != tokenizer.vocab_size or "" in model["vocab"]:
-        empty = [index for index, token in enumerate(tokenizer.vocabulary) if token not in model["vocab"] or not token]
-        raise ValueError(
-            f"the graph needs every id to have one token of its own in the vocabulary; ids {empty[:5]} have none (a "
-            "token that is there twice has only its last id). Make the lines of vocab.txt differ"
-        )
-    for token in description["added_tokens"]:
-        mask = token["id"] == tokenizer.mask_id
-        if not token["special"] or (mask and (token["normalized"] or token["single_word"])):
-            raise NotImplementedError(f"the added token {token['content']!r} has rules the graph does not know")
-    roles = {"pad": tokenizer.pad_id, "cls": tokenizer.cls_id, "sep": tokenizer.sep_id}
-    if None in roles.values():
-        raise NotImplementedError(f"the graph needs a pad, cls and sep token; this tokenizer has {roles}")
-    cls, sep = tokenizer.cls_id, tokenizer.sep_id
-    if tokenizer.encode([""]).ids.tolist() != [cls, sep] or tokenizer.encode([""], [""]).ids.tolist() != [
-        cls,
-        sep,
-        sep,
-    ]:
-        raise NotImplementedError("the graph puts [CLS] A [SEP] B [SEP] around texts; tokenizer.json does otherwise")
-    return model
+    byte_level = tokenizer.kind == "bpe" and '"ByteLevel"' in json.dumps(description["pre_tokenizer"])
+    words = _whole_words(tokenizer.backend().model, model, structural, byte_level)
+    if tokenizer.kind == "unigram":
+        pieces = [("" if index in structural else piece, score) for index, (piece, score) in enumerate(model["vocab"])]
+        own = BestPieces({**model, "vocab": pieces}, tokenizer.other_side, tokenizer.vocab_size)
+        return WordTokens(description, extracted, own, {word: i for word, i in words.items() if i < own.size})
+    if not byte_level:
+        description["pre_tokenizer"] = words_apart(description)
+    return WordTokens(description, extracted, MergeWords(model, byte_level), words)
 
 
-def _character_table(tokenizer: Tokenizer, mask: str | None) -> tuple[np.ndarray, ...]:
-    """What becomes of each character, as a two-stage table.
-
-    Returns:
-        page_of (0x110000 / PAGE,), pages (PAGE * distinct pages,), offsets (entries + 1,), characters; all int32.
-        Character c becomes characters[offsets[e]:offsets[e + 1]], e = pages[page_of[c // PAGE] * PAGE + c % PAGE].
-    """
-    rules = json.loads(tokenizer.json)["normalizer"]
-    becomes, kinds = _probe(**{rule: setting for rule, setting in rules.items() if rule != "type"})
-    # Characters that no token has make a word unknown whichever they are, so that one can stand for all of them.
-    alphabet = set("".join(tokenizer.vocabulary))
-    stand_in = next(character for character in map(chr, range(0xE000, 0xF900)) if character not in alphabet)
-    shown = {}
-    for character, kind in kinds.items():
-        letter = character if character in alphabet else stand_in
-        shown[character] = {"space": SPACE, "alone": SPACE + letter + SPACE, "letter": letter}[kind]
-
-    entries = {"": 0}
-    table = np.zeros(0x110000, np.int32)
-    for codepoint, text in becomes.items():
-        entry = entries.setdefault("".join([shown[character] for character in text]), len(entries))
-        table[codepoint] = entry
-    for stretch in UNIFORM:
-        table[stretch.start : stretch.stop] = table[stretch.start]
-    if mask is not None:
-        table[ord(MASK_MARK)] = entries.setdefault(SPACE + mask + SPACE, len(entries))
-
-    pages, page_of = np.unique(table.reshape(-1, PAGE), axis=0, return_inverse=True)
-    offsets = np.cumsum([0, *map(len, entries)])
-    characters = np.array([ord(character) for entry in entries for character in entry])
-    return tuple(part.astype(np.int32).reshape(-1) for part in (page_of, pages, offsets, characters))
+def _whole_words(host, model: Mapping, structural: set[int], byte_level: bool) -> dict[bytes, int]:
+    """The words that the host makes one token of, with their ids."""
+    vocab = model["vocab"]
+    ids = vocab.items() if isinstance(vocab, dict) else ((piece, index) for index, (piece, _) in enumerate(vocab))
+    bytes_of = byte_of_letter()
+    words = {}
+    for word, index in ids:
+        if index in structural or not word or [token.id for token in host.tokenize(word)] != [index]:
+            continue
+        if not byte_level:
+            words[word.encode()] = index
+        elif bytes_of.keys() >= set(word):
+            words[bytes(bytes_of[letter] for letter in word)] = index
+    return words
 
 
-@functools.lru_cache(maxsize=4)
-def _probe(**rules: bool | None) -> tuple[dict[int, str], dict[str, str]]:
-    """Asks the tokenizers library what BERT's clean-up makes of each character and where that breaks words.
+def _template(description: Mapping, pair: bool) -> list[Part]:
+    """The parts of a row, from the post_processor of a tokenizer.json."""
+    processors = _flat(description["post_processor"])
+    processors = [processor for processor in processors if processor["type"] != "ByteLevel"]
+    if len(processors) > 1:
+        raise NotImplementedError(f"the graph knows one post-processor; tokenizer.json has {len(processors)}")
+    if not processors:
+        return [Part(None, text, text) for text in range(2 if pair else 1)]
+    processor = processors[0]
+    kind = processor["type"]
+    if kind == "TemplateProcessing":
+        parts = []
+        for item in processor["pair" if pair else "single"]:
+            (what, value), *_ = item.items()
+            if what == "Sequence":
+                parts.append(Part(None, "AB".index(value["id"]), value["type_id"]))
+            else:
+                ids = processor["special_tokens"][value["id"]]["ids"]
+                parts += [Part(index, 0, value["type_id"]) for index in ids]
+        return parts
+    if kind in ("BertProcessing", "RobertaProcessing"):
+        cls, sep = (processor[name][1] for name in ("cls", "sep"))
+        single = [Part(cls, 0, 0), Part(None, 0, 0), Part(sep, 0, 0)]
+        if kind == "BertProcessing":
+            return single + ([Part(None, 1, 1), Part(sep, 0, 1)] if pair else [])
+        return single + ([Part(sep, 0, 0), Part(None, 1, 0), Part(sep, 0, 0)] if pair else [])
+    raise NotImplementedError(f"the graph has no post-processor {kind!r}")
 
-    Args:
-        rules: settings of a BertNormalizer.
 
-    Returns:
-        Normalised text by code point (PROBED, and the first of each stretch of UNIFORM), and for each character in
-        these texts "space", "alone" (a word of its own) or "letter".
-    """
-    normalizer = normalizers.BertNormalizer(**rules)
-    codepoints = [*(c for stretch in PROBED for c in stretch), *(stretch.start for stretch in UNIFORM)]
-    becomes = {codepoint: normalizer.normalize_str(chr(codepoint)) for codepoint in codepoints}
-    characters = sorted(set("".join(becomes.values())))
-    # Between two letters, a letter joins them into one word, a space separates them and punctuation is a third word.
-    words = pre_tokenizers.BertPreTokenizer().pre_tokenize_str("a" + "a".join(characters) + "a")
-    starts, ends = np.array([span for _, span in words]).T
-    within = np.repeat(ends - starts, ends - starts)  # length of the word of each character that is in a word
-    length = np.zeros(2 * len(characters) + 1, np.int64)
-    length[np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])] = within
-    kinds = {0: "space", 1: "alone"}
-    return becomes, {c: kinds.get(size, "letter") for c, size in zip(characters, length[1::2].tolist(), strict=True)}
+def _flat(processor: Mapping | None) -> list[Mapping]:
+    if processor is None:
+        return []
+    if processor["type"] == "Sequence":
+        return [part for inner in processor["processors"] for part in _flat(inner)]
+    return [processor]
+
+
+def _check_templates(tokenizer: Tokenizer, templates: Sequence[Sequence[Part]]) -> None:
+    for number, template in enumerate(templates, 1):
+        if sorted(part.text for part in template if part.token is None) != list(range(number)):
+            raise NotImplementedError("the graph needs every text of a row once; tokenizer.json does otherwise")
+        expected = [part.token for part in template if part.token is not None]
+        if tokenizer.encode(*([""] for _ in range(number))).ids.tolist() != expected:
+            raise NotImplementedError("the graph puts other special tokens around texts than the host does")

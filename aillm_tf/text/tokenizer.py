@@ -4,61 +4,56 @@ Notable here:
 
 * One class for WordPiece, BPE and Unigram; what a task needs of a vocabulary (ids of the special tokens, which tokens
   continue a word) are attributes, so no task looks into the library below.
-* Text cannot smuggle in structure: the literal texts of special tokens ("[SEP]", "[CLS]", "</s>", ...) are read as
-  ordinary text. The mask token alone is recognised, as that is how one asks a masked language model to fill a gap:
+* Text cannot smuggle in structure: the literal texts of special tokens ("[SEP]", "</s>", "<|im_end|>", ...) are read
+  as ordinary text. The mask token alone is recognised, as that is how one asks a masked language model to fill a gap:
   ``"Paris is the [MASK] of France."``. `aillm_tf.text.graph` does the same.
 * A tokenizer carries no padding or truncation of its own; lengths belong to the call and to the batch.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from os import PathLike
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-__all__ = ["Encoded", "Tokenizer"]
+from aillm_tf.text.backends import FAMILIES, OTHER_SIDE, wordpiece
+from aillm_tf.text.encoding import Encoded, EncodedSpans, batches, paired, token_spans
+from aillm_tf.text.tokenizer_json import ROLES, continuing, find_roles, language_around, renamed, with_language
+
+if TYPE_CHECKING:
+    from aillm_tf.text.chat import Conversation
+
+__all__ = ["Encoded", "EncodedSpans", "Tokenizer"]
 
 KINDS = {"WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "unigram"}
-ROLES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
-USUAL_TOKENS = {
-    "pad": ("[PAD]", "<pad>"),
-    "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<s>"),
-    "sep": ("[SEP]", "</s>"),
-    "mask": ("[MASK]", "<mask>"),
-}
-# Rows handed to the library at once: its answers take some hundred bytes a token until they are copied out.
-ROWS_AT_ONCE = 4096
-
-
-class Encoded(NamedTuple):
-    """Token ids of many rows, end to end. Row i is ``ids[offsets[i]:offsets[i + 1]]``.
-
-    Args:
-        ids: int32 (tokens,).
-        segment_ids: int32 (tokens,), 0 for the first text with its special tokens, 1 for the second.
-        offsets: int64 (rows + 1,), the first is 0.
-    """
-
-    ids: np.ndarray
-    segment_ids: np.ndarray
-    offsets: np.ndarray
+SHAPE = re.compile(r"<.+>|\[.+\]")  # of special tokens
 
 
 class Tokenizer:
     """A vocabulary with its rules: text to ids and back.
 
+    Attributes: ``json`` (tokenizer.json as canonical text), ``kind`` ("wordpiece", "bpe", "unigram"), ``vocabulary``
+    (tokens by id), ``vocab_size``, ``special_tokens`` (role to token), ``special_ids``, ``structural_ids`` (those of
+    them that no text becomes: all but the mask), ``other_side`` (piece to id, see vocab_size), and the arguments.
+
     Args:
         backend: a ``tokenizers.Tokenizer``. It is copied; padding and truncation set in it are dropped.
         special_tokens: role ("pad", "unk", "cls", "sep", "mask", "bos", "eos") to token. For roles not given the usual
             names ("[PAD]", "<pad>", ...) are looked up in the vocabulary.
+        vocab_size: Marian: ids from here on are of pieces that its SentencePiece file has and its vocabulary has not,
+            so they are unknown. An unknown piece that is in the vocabulary for the other side is that token.
+        settings: what of tokenizer_config.json is kept for others: "padding_side", "model_max_length", "src_lang", ...
+        chat_template: Jinja text that writes a conversation out, or such texts by name.
+        files: name to bytes of files to be written back as they were read (``*.model``, ``*.spm``).
 
     Raises:
         ValueError: for a model other than WordPiece, BPE and Unigram, or a special token the vocabulary lacks.
@@ -72,33 +67,42 @@ class Tokenizer:
         'played.'
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str] | None = None):
-        description = json.loads(backend.to_str())
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        special_tokens: Mapping[str, str] | None = None,
+        *,
+        vocab_size: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        chat_template: str | Mapping[str, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ):
+        # The library reads some scores of Unigram one bit off what it wrote, once; after that they stay.
+        description = json.loads(tokenizers.Tokenizer.from_str(backend.to_str()).to_str())
         description["padding"] = description["truncation"] = None
         self.json = json.dumps(description, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         model = description["model"]["type"]
         if model not in KINDS:
             raise ValueError(f"tokenizer model {model!r} is not supported; choose one of {', '.join(KINDS)}")
         self.kind: str = KINDS[model]
-        ids = backend.get_vocab(with_added_tokens=True)
-        self.vocab_size: int = max(ids.values(), default=-1) + 1
+        self.settings, self.chat_template, self.files = dict(settings or {}), chat_template, dict(files or {})
+        ids = {token: i for token, i in backend.get_vocab(with_added_tokens=True).items() if i < (vocab_size or i + 1)}
+        self.other_side = {t.removeprefix(OTHER_SIDE): i for t, i in ids.items() if t.startswith(OTHER_SIDE)}
+        self.vocab_size: int = vocab_size or max(ids.values(), default=-1) + 1
         # An id that no token has (a vocabulary with a line twice) keeps an empty string.
         self.vocabulary: list[str] = [""] * self.vocab_size
         for token, index in ids.items():
-            self.vocabulary[index] = token
-        special_tokens = dict(special_tokens or {})
-        for role, token in special_tokens.items():
-            if token not in ids:
-                raise ValueError(f"the {role} token {token!r} is not in the vocabulary of {len(ids)} tokens")
-        for role, names in USUAL_TOKENS.items():
-            found = [name for name in names if name in ids]
-            if role not in special_tokens and found:
-                special_tokens[role] = found[0]
-        self.special_tokens: dict[str, str] = {role: special_tokens[role] for role in ROLES if role in special_tokens}
-        self._ids = {role: ids[token] for role, token in self.special_tokens.items()}
+            self.vocabulary[index] = token.removeprefix(OTHER_SIDE)
         added = {token["id"] for token in description["added_tokens"] if token["special"]}
+        self.special_tokens: dict[str, str] = find_roles(backend, ids, added, dict(special_tokens or {}))
+        self._ids = {role: ids[token] for role, token in self.special_tokens.items()}
         self.special_ids: list[int] = sorted(added | set(self._ids.values()))
-        self._backends: dict[int | None, tokenizers.Tokenizer] = {}
+        # A role may be given to an ordinary token ("!" for padding), which texts do hold.
+        named = {self._ids[role] for role, token in self.special_tokens.items() if SHAPE.fullmatch(token)}
+        self.structural_ids: list[int] = sorted((added | named) - {self.mask_id})
+        self._sized = vocab_size is not None
+        self._nonce = secrets.token_hex(8)
+        self._backends: dict[tuple, tokenizers.Tokenizer] = {}
 
     @property
     def pad_id(self) -> int | None:
@@ -120,57 +124,45 @@ class Tokenizer:
     def mask_id(self) -> int | None:
         return self._ids.get("mask")
 
+    @property
+    def bos_id(self) -> int | None:
+        return self._ids.get("bos")
+
+    @property
+    def eos_id(self) -> int | None:
+        return self._ids.get("eos")
+
+    @property
+    def padding_side(self) -> Literal["right", "left"]:
+        """Where the family fills up the rows of a batch; "left" for decoders that answer."""
+        return self.settings.get("padding_side", "right")
+
     @classmethod
-    def from_folder(cls, path: str | PathLike) -> "Tokenizer":
+    def from_folder(cls, path: str | PathLike, side: Literal["source", "target"] = "source") -> Tokenizer:
         """Reads a tokenizer as Hugging Face folders hold it.
 
         Args:
-            path: a folder with tokenizer.json or, failing that, vocab.txt (WordPiece); or one of these files itself.
-                tokenizer_config.json and special_tokens_map.json beside it name the special tokens. For vocab.txt they
-                also say do_lower_case, strip_accents and tokenize_chinese_chars; where do_lower_case is not said, a
-                vocabulary without capital letters means lower-casing.
+            path: a folder, or one of the files itself. The first of these counts: source.spm and target.spm with
+                vocab.json (Marian), tokenizer.json, a SentencePiece ``*.model``, vocab.json with merges.txt, vocab.txt.
+                tokenizer_config.json, special_tokens_map.json, added_tokens.json and the model_type in config.json
+                beside it say which family it is and name the special tokens. For a bare vocab.txt a vocabulary without
+                capital letters means lower-casing.
+            side: of a translation. Marian has a vocabulary for each; mBART puts another language code around texts.
 
         Raises:
-            FileNotFoundError: when there is neither file.
+            FileNotFoundError: when there is none of these files, or one of two is missing.
             ValueError: when a file cannot be read as what its name says.
+
+        Example:
+            >>> Tokenizer.from_folder("bert-base-uncased").special_tokens["sep"]  # doctest: +SKIP
+            '[SEP]'
         """
-        path = Path(path)
-        folder = path.parent if path.is_file() else path
-        config = {}
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            if (folder / name).is_file():
-                config |= _read_json(folder / name)
-        # transformers writes a token as a string or as {"content": string, ...}.
-        given = {role: config.get(f"{role}_token") for role in ROLES}
-        given = {role: token["content"] if isinstance(token, dict) else token for role, token in given.items()}
+        from aillm_tf.text.files import read_folder
 
-        candidates = [path] if path.is_file() else [folder / "tokenizer.json", folder / "vocab.txt"]
-        file = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if file is None:
-            there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else "no such folder"
-            raise FileNotFoundError(f"{path}: neither tokenizer.json nor vocab.txt is there (found: {there})")
-        if file.suffix == ".json":
-            try:
-                backend = tokenizers.Tokenizer.from_file(str(file))
-            except Exception as error:  # the library raises plain Exception
-                raise ValueError(f"{file}: not a tokenizer.json of the tokenizers library ({error})") from error
-            known = backend.get_vocab(with_added_tokens=True)
-            # Folders name tokens their vocabulary lacks (a pad token nobody added); such a role is left out.
-            return cls(backend, {role: token for role, token in given.items() if token in known})
-
-        lines = _read_text(file).split("\n")
-        vocabulary = lines[:-1] if lines[-1] == "" else lines
-        lowercase = config.get("do_lower_case")
-        if lowercase is None:
-            words = (token for token in vocabulary if not token.startswith("["))
-            lowercase = not any("A" <= letter <= "Z" for word in words for letter in word)
-        return cls.from_vocabulary(
-            vocabulary,
-            lowercase=lowercase,
-            strip_accents=config.get("strip_accents"),
-            split_chinese=config.get("tokenize_chinese_chars", True),
-            special_tokens={role: token for role, token in given.items() if token in set(vocabulary)},
-        )
+        tokenizer = cls(**read_folder(path, side))
+        language = tokenizer.settings.get("tgt_lang" if side == "target" else "src_lang")
+        around = language_around(json.loads(tokenizer.json))
+        return tokenizer if None in (language, around) else tokenizer.for_language(language)
 
     @classmethod
     def from_vocabulary(
@@ -181,7 +173,7 @@ class Tokenizer:
         strip_accents: bool | None = None,
         split_chinese: bool = True,
         special_tokens: Mapping[str, str] | None = None,
-    ) -> "Tokenizer":
+    ) -> Tokenizer:
         """BERT's WordPiece over a list of tokens.
 
         Args:
@@ -198,42 +190,22 @@ class Tokenizer:
             Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2019, https://arxiv.org/abs/1810.04805
         """
         ids = {token: index for index, token in enumerate(vocabulary)}
-        roles = {role: USUAL_TOKENS[role][0] for role in USUAL_TOKENS} | dict(special_tokens or {})
+        roles = {**FAMILIES["bert"].roles, **(special_tokens or {})}
         missing = [roles[role] for role in ("unk", "cls", "sep") if roles[role] not in ids]
         if missing:
             raise ValueError(f"a vocabulary of {len(vocabulary)} tokens lacks {', '.join(missing)}, which BERT needs")
         roles = {role: token for role, token in roles.items() if token in ids}
-
-        backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=roles["unk"], max_input_chars_per_word=100))
-        backend.normalizer = normalizers.BertNormalizer(
-            clean_text=True, handle_chinese_chars=split_chinese, strip_accents=strip_accents, lowercase=lowercase
-        )
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece(prefix="##")
-        backend.add_special_tokens(sorted(set(roles.values()), key=ids.__getitem__))
-        backend.post_processor = bert_template(roles["cls"], ids[roles["cls"]], roles["sep"], ids[roles["sep"]])
-        return cls(backend, roles)
+        return cls(wordpiece(ids, roles, lowercase, strip_accents, split_chinese), roles)
 
     @cached_property
     def continuation(self) -> np.ndarray:
         """bool (vocab,): the token continues the word before it, as whole-word masking needs it.
 
         WordPiece marks continuations ("##ed"), BPE and Unigram mark beginnings ("Ġplay", "▁play"). In these a token
-        that starts with a Chinese character begins a word, too. Special tokens never continue one.
+        that starts with a Chinese character begins a word, too, and so does one that starts with white space (a line
+        break). Special tokens never continue one.
         """
-        if self.kind == "wordpiece":
-            prefix = json.loads(self.json)["model"]["continuing_subword_prefix"]
-            flags = [token.startswith(prefix) for token in self.vocabulary]
-        else:
-            # Byte-level BPE writes each byte as a letter; Chinese characters begin with the bytes E4 to E9.
-            ranges = (
-                (("ä", "é"),) if '"ByteLevel"' in self.json else (("\u3400", "\u9fff"), ("\U00020000", "\U0003ffff"))
-            )
-            flags = [
-                not token.startswith(("▁", "Ġ")) and not any(low <= token[:1] <= high for low, high in ranges)
-                for token in self.vocabulary
-            ]
-        flags = np.array(flags, bool)
+        flags = np.array(continuing(json.loads(self.json), self.vocabulary), bool)
         flags[self.special_ids] = False
         return flags
 
@@ -242,19 +214,22 @@ class Tokenizer:
         """sha256 of the canonical tokenizer.json, in hex: equal for tokenizers that encode alike."""
         return hashlib.sha256(self.json.encode()).hexdigest()
 
-    def backend(self, max_length: int | None = None) -> tokenizers.Tokenizer:
+    def backend(
+        self, max_length: int | None = None, truncate: str = "longest_first", stride: int = 0
+    ) -> tokenizers.Tokenizer:
         """The library's tokenizer that truncates to max_length tokens (None: never). Not to be changed."""
-        if max_length not in self._backends:
-            description = json.loads(self.json)
-            for token in description["added_tokens"]:
-                # encode_special_tokens below makes text of what is "special"; the mask token is to stay a token.
-                token["special"] &= token["id"] != self.mask_id
-            backend = tokenizers.Tokenizer.from_str(json.dumps(description))
-            backend.encode_special_tokens = True
+        key = (max_length, truncate, stride)
+        if key not in self._backends:
+            names = {self.vocabulary[index]: self.hidden_name(index) for index in self.structural_ids}
+            backend = tokenizers.Tokenizer.from_str(json.dumps(renamed(json.loads(self.json), names)))
             if max_length is not None:
-                backend.enable_truncation(max_length, strategy="longest_first")
-            self._backends[max_length] = backend
-        return self._backends[max_length]
+                backend.enable_truncation(max_length, stride=stride, strategy=truncate)
+            self._backends[key] = backend
+        return self._backends[key]
+
+    def hidden_name(self, index: int) -> str:
+        """What a special token is called in `backend`: drawn anew in each process, so that no text can hold it."""
+        return f"\ufdd0{self._nonce}{index}\ufdd1"
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int | None = None
@@ -274,24 +249,15 @@ class Tokenizer:
             ValueError: when texts and pairs differ in number, max_length has no room for the special tokens, or a row
                 cannot be written as UTF-8; the row is named.
         """
-        if isinstance(texts, (str, bytes)) or isinstance(pairs, (str, bytes)):
-            raise TypeError("encode takes a sequence of texts; put the single text into a list")
-        if pairs is not None and len(pairs) != len(texts):
-            raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs: every row needs both")
+        rows = paired(texts, pairs)
         self.check_max_length(max_length, pair=pairs is not None)
         backend = self.backend(max_length)
         ids, segment_ids, lengths = [], [], [np.zeros(1, np.int64)]
-        for start in range(0, len(texts), ROWS_AT_ONCE):
-            rows = list(texts[start : start + ROWS_AT_ONCE])
-            if pairs is not None:
-                rows = list(zip(rows, pairs[start : start + ROWS_AT_ONCE], strict=True))
-            try:
-                encodings = backend.encode_batch_fast(rows)
-            except (TypeError, UnicodeError) as error:
-                raise _blame(rows, start, error) from error
+        # The fast way does without the places of tokens, which tell how an unknown piece is spelt.
+        for batch, encodings in batches(backend.encode_batch if self._sized else backend.encode_batch_fast, rows):
             sizes = np.fromiter(map(len, encodings), np.int64, len(encodings))
             tokens = int(sizes.sum())
-            ids.append(np.fromiter(chain.from_iterable(row.ids for row in encodings), np.int32, tokens))
+            ids.append(np.fromiter(chain.from_iterable(map(self._row_ids, encodings, batch)), np.int32, tokens))
             segment_ids.append(np.fromiter(chain.from_iterable(row.type_ids for row in encodings), np.int32, tokens))
             lengths.append(sizes)
         none = np.zeros(0, np.int32)
@@ -299,87 +265,188 @@ class Tokenizer:
             np.concatenate([none, *ids]), np.concatenate([none, *segment_ids]), np.cumsum(np.concatenate(lengths))
         )
 
+    def encode_spans(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        max_length: int | None = None,
+        truncate: Literal["longest", "first", "second"] = "longest",
+        stride: int = 0,
+    ) -> EncodedSpans:
+        """Texts to ids and the characters each token stands for, for tagging and extractive question answering.
+
+        Args:
+            texts, pairs, max_length: as in `encode`.
+            truncate: "longest" cuts as `encode` does. "first" and "second" cut that text alone, and what was cut off
+                follows in further rows, each with the other text in full.
+            stride: tokens of the text that such rows share with the one before.
+
+        Raises:
+            TypeError, ValueError: as `encode` does; or a row's other text leaves no room within max_length.
+
+        Example:
+            >>> tokenizer = Tokenizer.from_vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "play", "##ed", "."])
+            >>> tokenizer.encode_spans(["Played ."]).spans.tolist()
+            [[0, 0], [0, 4], [4, 6], [7, 8], [0, 0]]
+        """
+        rows = paired(texts, pairs)
+        self.check_max_length(max_length, pair=pairs is not None)
+        windows = truncate != "longest"
+        backend = self.backend(max_length, f"only_{truncate}" if windows else "longest_first", stride)
+        found = []
+        number = -1
+        for batch, encodings in batches(backend.encode_batch, rows):
+            for source, encoding in zip(batch, encodings, strict=True):
+                number += 1
+                for row in [encoding, *(encoding.overflowing if windows else ())]:
+                    spans, text_ids = token_spans(row, source if isinstance(source, tuple) else (source,))
+                    # "▁" stands for a space, which the library may take for the letter after it.
+                    spans[np.isin(row.ids, self._spaces), 1] = spans[np.isin(row.ids, self._spaces), 0]
+                    found.append((self._row_ids(row, source), row.type_ids, spans, text_ids, number))
+        ids, segments, spans, text_ids, numbers = zip(*found, strict=True) if found else [()] * 5
+        none = np.zeros(0, np.int32)
+        return EncodedSpans(
+            np.concatenate([none, *ids]).astype(np.int32),
+            np.concatenate([none, *segments]).astype(np.int32),
+            np.cumsum([0, *map(len, ids)], dtype=np.int64),
+            np.concatenate([np.zeros((0, 2), np.int32), *spans]),
+            np.concatenate([np.zeros(0, np.int8), *text_ids]),
+            np.array(numbers, np.int64),
+        )
+
+    def _row_ids(self, encoding: tokenizers.Encoding, row: str | tuple[str, str]) -> list[int]:
+        if not self._sized:
+            return encoding.ids
+        texts = row if isinstance(row, tuple) else (row,)
+        spans, text_ids = token_spans(encoding, texts)
+        ids = np.array(encoding.ids)
+        for place in np.flatnonzero((text_ids >= 0) & ((ids == self.unk_id) | (ids >= self.vocab_size))):
+            start, end = spans[place]
+            piece = self._normalized(texts[text_ids[place]][start:end])
+            ids[place] = self.other_side.get(piece, self.unk_id)
+        return ids.tolist()
+
+    def _normalized(self, text: str) -> str:
+        normalizer = self.backend().normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
+
+    @cached_property
+    def _spaces(self) -> list[int]:
+        return [index for index, token in enumerate(self.vocabulary) if token and not token.strip("▁")]
+
     def check_max_length(self, max_length: int | None, pair: bool) -> None:
         """Raises ValueError when rows of max_length tokens have no room for the special tokens."""
         special = self.backend().num_special_tokens_to_add(pair)
         if max_length is not None and max_length < max(special, 1):
             raise ValueError(f"max_length={max_length} has no room for the {special} special tokens of a row")
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text. Special tokens are left out, except the mask token."""
-        return self.backend().decode([int(index) for index in ids], skip_special_tokens=True)
+    @cached_property
+    def _decoder(self) -> tokenizers.Tokenizer:
+        names = {OTHER_SIDE + token: token for token in self.other_side}
+        return tokenizers.Tokenizer.from_str(json.dumps(renamed(json.loads(self.json), names)))
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Ids to text.
+
+        Args:
+            ids: of one row. Bytes that make no character become U+FFFD; see `aillm_tf.text.stream` for ids that come
+                one by one.
+            skip_special_tokens: leave special tokens out, except the mask token.
+        """
+        left_out = set(self.structural_ids) if skip_special_tokens else ()
+        kept = [int(index) for index in ids if int(index) not in left_out]
+        text = self._decoder.decode(kept, skip_special_tokens=False)
+        # An unknown word leaves its space behind; Marian is the family whose readers drop it.
+        return text.strip() if self._sized else text
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+        template: str = "default",
+        **variables: Any,
+    ) -> Conversation:
+        """A conversation to ids, as the model's chat template writes it.
+
+        Args:
+            messages: {"role": "user" | "assistant" | "system" | ..., "content": text}.
+            tools: JSON schemas of what the model may call.
+            add_generation_prompt: end with the beginning of an answer, which the model goes on with.
+            template: which one, where a model has several.
+            variables: what else the template asks for.
+
+        Returns:
+            Conversation: ids, and which of them are answers. No token is one where the template has no
+            ``{% generation %}`` block and writes earlier turns anew with every turn.
+
+        Raises:
+            ValueError: there is no template, or it refuses the messages.
+
+        Example:
+            >>> messages = [{"role": "user", "content": "Hello"}]
+            >>> tokenizer.chat(messages, add_generation_prompt=True).ids  # doctest: +SKIP
+        """
+        from aillm_tf.text.chat import encode_chat
+
+        return encode_chat(
+            self,
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            template=template,
+            variables=variables,
+        )
+
+    def for_language(self, code: str) -> Tokenizer:
+        """The tokenizer for texts of another language (mBART): its code takes the place of the present one.
+
+        Raises:
+            ValueError: the vocabulary has no such token, or no language code stands around texts.
+
+        Example:
+            >>> tokenizer.for_language("de_DE").encode(["Guten Tag"])  # doctest: +SKIP
+        """
+        changed = with_language(json.loads(self.json), code, self.vocabulary)
+        return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(changed)), **self._rest())
+
+    def with_special_tokens(self, **roles: str) -> Tokenizer:
+        """The tokenizer with other special tokens.
+
+        Args:
+            roles: role to token, e.g. ``pad="<|endoftext|>"`` for GPT-2, which has no token for padding. A token that
+                the vocabulary lacks is added at its end; the model's embedding has to grow with it.
+        """
+        unknown = sorted(set(roles) - set(ROLES))
+        if unknown:
+            raise ValueError(f"no such role: {', '.join(unknown)}; roles are {', '.join(ROLES)}")
+        backend = tokenizers.Tokenizer.from_str(self.json)
+        backend.add_special_tokens([token for token in roles.values() if token not in self.vocabulary])
+        return Tokenizer(backend, **{**self._rest(), "special_tokens": {**self.special_tokens, **roles}})
 
     def save(self, folder: str | PathLike) -> None:
-        """Writes tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt.
+        """Writes the files that `from_folder` and ``transformers.AutoTokenizer.from_pretrained`` read.
 
-        ``Tokenizer.from_folder`` and ``transformers.AutoTokenizer.from_pretrained`` read the folder. The latter makes
-        special tokens of their literal texts; apart from that the ids are the same.
+        These are tokenizer.json (for Marian source.spm, target.spm and vocab.json), tokenizer_config.json, what else
+        the kind has (vocab.txt; vocab.json and merges.txt; the SentencePiece file), and the chat template.
+        transformers makes special tokens of their literal texts; apart from that the ids are the same.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        description = json.loads(self.json)
-        # The library's own writer, so that the file is laid out as others expect it.
-        tokenizers.Tokenizer.from_str(self.json).save(str(folder / "tokenizer.json"))
-        config = {f"{role}_token": token for role, token in self.special_tokens.items()}
-        # The class that takes tokenizer.json as it is; it hands out segment ids only where they are asked for here.
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        names = ["input_ids", "token_type_ids", "attention_mask"]
-        config["model_input_names"] = names if self.encode([""], [""]).segment_ids.any() else names[::2]
-        normalizer = description["normalizer"] or {}
-        if normalizer.get("type") == "BertNormalizer":
-            config["do_lower_case"] = normalizer["lowercase"]
-            config["strip_accents"] = normalizer["strip_accents"]
-            config["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
-        if self.kind == "wordpiece":
-            (folder / "vocab.txt").write_bytes("".join(f"{token}\n" for token in self.vocabulary).encode())
+        from aillm_tf.text.files import write_folder
+
+        write_folder(self, folder)
+
+    def _rest(self) -> dict[str, Any]:
+        kept = ("special_tokens", "settings", "chat_template", "files")
+        size = self.vocab_size if self._sized else None
+        return {**{name: getattr(self, name) for name in kept}, "vocab_size": size}
 
     def __reduce__(self):
-        # The library forgets encode_special_tokens when pickled, so copies are made from the description.
-        return _from_json, (self.json, self.special_tokens)
+        return _from_json, (self.json, self._rest())
 
     def __repr__(self) -> str:
         return f"Tokenizer(kind={self.kind!r}, vocab_size={self.vocab_size}, special_tokens={self.special_tokens})"
 
 
-def bert_template(cls: str, cls_id: int, sep: str, sep_id: int) -> processors.TemplateProcessing:
-    """[CLS] A [SEP] and [CLS] A [SEP] B [SEP], the second text with its [SEP] in segment 1."""
-    return processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(cls, cls_id), (sep, sep_id)],
-    )
-
-
-def _from_json(description: str, special_tokens: Mapping[str, str]) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(description), special_tokens)
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: byte {error.start} is not UTF-8; vocabularies are UTF-8 text") from error
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        return json.loads(_read_text(file))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}:{error.lineno}: not JSON ({error.msg})") from error
-
-
-def _blame(rows: list, start: int, error: Exception) -> Exception:
-    """The error that names the first row the library cannot take."""
-    for number, row in enumerate(rows, start):
-        for text in row if isinstance(row, tuple) else (row,):
-            if not isinstance(text, str):
-                return TypeError(f"row {number} is {type(text).__name__}, not a string: {text!r}")
-            try:
-                text.encode()
-            except UnicodeEncodeError as broken:
-                return ValueError(
-                    f"row {number} holds a lone surrogate {text[broken.start]!r} at character {broken.start}, which is "
-                    "no character; clean the text first"
-                )
-    return error
+def _from_json(description: str, rest: Mapping[str, Any]) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(description), **rest)

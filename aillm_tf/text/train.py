@@ -13,15 +13,24 @@ Notable here:
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
+from typing import Literal
 
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from aillm_tf.text.tokenizer import Tokenizer, bert_template
+from aillm_tf.text.backends import FAMILIES, Family, template
+from aillm_tf.text.tokenizer import Tokenizer
 
 __all__ = ["train_tokenizer"]
 
-SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+SPECIAL_TOKENS = FAMILIES["bert"].roles
+_WRITER = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}
+# What stands around texts for a model that reads, one that goes on with a text, one that reads one and writes another.
+USES = {
+    "encoder": FAMILIES["bert"],
+    "decoder": Family(_WRITER, single="{bos}:0 $A:0", pair="{bos}:0 $A:0 {bos}:1 $B:1"),
+    "seq2seq": Family({**_WRITER, "mask": "<mask>"}, single="$A {eos}", pair="$A {eos} $B {eos}"),
+}
 CHINESE_CHARACTER = Regex(r"[\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{3FFFF}]")
 
 
@@ -29,8 +38,9 @@ def train_tokenizer(
     texts: Iterable[str],
     kind: str = "wordpiece",
     vocab_size: int = 8192,
-    lowercase: bool = True,
+    lowercase: bool | None = None,
     min_frequency: int = 2,
+    use: Literal["encoder", "decoder", "seq2seq"] = "encoder",
 ) -> Tokenizer:
     """Learns a vocabulary.
 
@@ -39,15 +49,19 @@ def train_tokenizer(
         kind: "wordpiece" (BERT; the kind that can be exported as TensorFlow ops), "bpe" (byte-level, knows every text)
             or "unigram".
         vocab_size: tokens at most, special tokens counted; fewer where the corpus has no more to give.
-        lowercase: lower-case the text; WordPiece then drops accents, too, as BERT does.
+        lowercase: lower-case the text; WordPiece then drops accents, too, as BERT does. None means yes for encoders;
+            what a model writes should keep its capitals.
         min_frequency: what is seen less often gets no token (WordPiece: characters and merges; BPE: merges; Unigram
             decides by likelihood alone).
+        use: what the special tokens are for. "decoder" and "seq2seq" need "bpe" or "unigram", which lose no spaces.
 
     Returns:
-        A Tokenizer with [PAD] = 0, [UNK] = 1, [CLS] = 2, [SEP] = 3, [MASK] = 4, that puts [CLS] and [SEP] around texts.
+        A Tokenizer. "encoder": [PAD] = 0, [UNK] = 1, [CLS] = 2, [SEP] = 3, [MASK] = 4, and [CLS] and [SEP] stand around
+        texts. "decoder": <pad> = 0, <unk> = 1, <s> = 2, </s> = 3, and <s> stands before texts. "seq2seq": these and
+        <mask> = 4, and </s> stands after texts.
 
     Raises:
-        ValueError: for an unknown kind, a vocab_size too small for the kind, or texts without a single word.
+        ValueError: for an unknown kind or use, a vocab_size too small for the kind, or texts without a single word.
 
     Example:
         >>> tokenizer = train_tokenizer(["low lower lowest", "new newer newest"], vocab_size=40)
@@ -62,13 +76,20 @@ def train_tokenizer(
         raise ValueError(f"kind={kind!r} is not known; choose one of {', '.join(TRAINERS)}")
     if isinstance(texts, str):
         raise TypeError("train_tokenizer takes the texts of a corpus; put the single text into a list")
-    smallest = len(SPECIAL_TOKENS) + (256 if kind == "bpe" else 1)
+    if use not in USES or (use != "encoder" and kind == "wordpiece"):
+        allowed = "encoder" if kind == "wordpiece" else ", ".join(USES)
+        raise ValueError(f"use={use!r} does not go with kind={kind!r}; choose one of {allowed}")
+    family = USES[use]
+    smallest = len(family.roles) + (256 if kind == "bpe" else 1)
     if vocab_size < smallest:
         raise ValueError(f"vocab_size={vocab_size} is too small: {kind} needs {smallest} tokens before it learns any")
-    return TRAINERS[kind](texts, vocab_size, lowercase, min_frequency)
+    lowercase = use == "encoder" if lowercase is None else lowercase
+    return TRAINERS[kind](texts, vocab_size, lowercase, min_frequency, family)
 
 
-def _train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequency: int) -> Tokenizer:
+def _train_wordpiece(
+    texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequency: int, family: Family
+) -> Tokenizer:
     texts = list(texts) if iter(texts) is texts else texts
     bare = Tokenizer.from_vocabulary(list(SPECIAL_TOKENS.values()), lowercase=lowercase).backend()
     rules = {"normalizer": bare.normalizer, "pre_tokenizer": bare.pre_tokenizer}
@@ -120,7 +141,7 @@ def _alphabet(
     return sorted(alphabet) + sorted(continuing)
 
 
-def _train_bpe(texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequency: int) -> Tokenizer:
+def _train_bpe(texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequency: int, family: Family) -> Tokenizer:
     learner = tokenizers.Tokenizer(models.BPE())
     learner.normalizer = _normalizer(normalizers.NFC(), lowercase)
     learner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -130,14 +151,16 @@ def _train_bpe(texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequ
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=list(SPECIAL_TOKENS.values()),
+        special_tokens=list(family.roles.values()),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    return _learn(learner, trainer, texts)
+    return _learn(learner, trainer, texts, family)
 
 
-def _train_unigram(texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequency: int) -> Tokenizer:
+def _train_unigram(
+    texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequency: int, family: Family
+) -> Tokenizer:
     learner = tokenizers.Tokenizer(models.Unigram())
     learner.normalizer = _normalizer(normalizers.NFKC(), lowercase)
     learner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -146,27 +169,25 @@ def _train_unigram(texts: Iterable[str], vocab_size: int, lowercase: bool, min_f
     learner.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS.values()),
-        unk_token=SPECIAL_TOKENS["unk"],
+        special_tokens=list(family.roles.values()),
+        unk_token=family.roles["unk"],
         show_progress=False,
     )
-    return _learn(learner, trainer, texts)
+    return _learn(learner, trainer, texts, family)
 
 
 def _normalizer(form: normalizers.Normalizer, lowercase: bool) -> normalizers.Normalizer:
     return normalizers.Sequence([form, normalizers.Lowercase()] if lowercase else [form])
 
 
-def _learn(learner: tokenizers.Tokenizer, trainer: trainers.Trainer, texts: Iterable[str]) -> Tokenizer:
+def _learn(learner: tokenizers.Tokenizer, trainer: trainers.Trainer, texts: Iterable[str], family: Family) -> Tokenizer:
     texts = iter(texts)
     first = next((text for text in texts if text.strip()), None)
     if first is None:
         raise ValueError("there is no word in the texts to learn a vocabulary from")
     learner.train_from_iterator(chain([first], texts), trainer)
-    ids = learner.get_vocab()
-    cls, sep = SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"]
-    learner.post_processor = bert_template(cls, ids[cls], sep, ids[sep])
-    return Tokenizer(learner, SPECIAL_TOKENS)
+    learner.post_processor = template(family.single, family.pair, family.roles, learner.get_vocab())
+    return Tokenizer(learner, family.roles)
 
 
 TRAINERS = {"wordpiece": _train_wordpiece, "bpe": _train_bpe, "unigram": _train_unigram}

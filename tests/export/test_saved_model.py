@@ -8,9 +8,12 @@ import tensorflow as tf
 from aillm_tf.export import saved_model
 from aillm_tf.export.reload import answer
 from aillm_tf.export.saved_model import ExportError, export
+from aillm_tf.models.config import TransformerConfig
 from aillm_tf.tasks.classification import TextClassifier
 from aillm_tf.tasks.masked_lm import MaskedLM
+from aillm_tf.text.tokenizer import Tokenizer
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizers"
 TEXTS = ["The film was good.", "酒店差!", ""]
 
 
@@ -107,6 +110,24 @@ def test_many_labels_at_once(make_task, tmp_path, same_process):
     outputs = answer(tmp_path / "1", {"text": TEXTS})
     expected = [list(row["probabilities"].values()) for row in task.answer(TEXTS)]
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["roberta", "t5"])
+def test_strings_are_read_by_the_tokenizer_of_the_family(family, tmp_path):
+    tokenizer = Tokenizer.from_folder(GOLDEN / family)
+    config = TransformerConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        layers=2,
+        heads=2,
+        ffn_size=32,
+        max_length=32,
+        segments=0,
+        position_offset=2,
+        initializer_range=0.5,
+    )
+    task = TextClassifier(config, tokenizer, labels=["bad", "good"], max_length=32, dtype="float32")
+    assert export(task, tmp_path / "1")["max_difference"] <= saved_model.TOLERANCE
 
 
 def test_masked_words_are_filled_in(exported, tmp_path, same_process):

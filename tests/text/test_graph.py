@@ -1,5 +1,6 @@
 """Tokenization as TensorFlow ops: the ids of the host, always."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -168,11 +169,65 @@ def test_ids_are_int32(tokenize):
     assert {part.dtype for part in tokenize(tf.constant(["play"])).values()} == {tf.int32}
 
 
-@pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_other_kinds_say_what_to_do(kind):
-    other = train_tokenizer(TWEETS, kind, vocab_size=300)
-    with pytest.raises(NotImplementedError, match=r"WordPiece only.*'tokens' signature"):
-        graph_tokenizer(other, 16)
+@functools.cache
+def cached_graph(tokenizer):
+    return graph_tokenizer(tokenizer, 512)
+
+
+def spans(tokenizer, texts, pairs=None, **options):
+    """Rows of [start, end] in the graph and on the host."""
+    inputs = [tf.constant([text.encode() for text in side]) for side in (texts, pairs) if side is not None]
+    module = cached_graph(tokenizer)
+    module.max_length = options.get("max_length", 512)
+    answer = module.with_offsets(*inputs)
+    encoded = tokenizer.encode_spans(texts, pairs, **options)
+    ends = np.diff(encoded.offsets)
+    in_graph = np.stack([answer["starts"].numpy(), answer["ends"].numpy()], -1)
+    return [row[:end].tolist() for row, end in zip(in_graph, ends, strict=True)], [
+        row.tolist() for row in np.split(encoded.spans, encoded.offsets[1:-1])
+    ]
+
+
+@pytest.mark.parametrize("name", ["uncased", "cased", "chinese"])
+def test_offsets_are_those_of_the_host(name):
+    in_graph, on_host = spans(published(name), CHINESE + TWEETS + sst2()[:300])
+    assert in_graph == on_host
+
+
+def test_offsets_count_characters_of_the_text_as_it_is(tokenizer):
+    texts = ["\x01[MASK] the\u200b  Pla\u0301y\u0301!", "中国 play" + "ed" * 60, "😀 playing", ""]
+    in_graph, on_host = spans(tokenizer, texts)
+    assert in_graph == on_host
+    assert in_graph[0] == [[0, 0], [1, 7], [8, 11], [14, 20], [20, 21], [0, 0]]
+
+
+@pytest.mark.parametrize("max_length", [3, 6, 9, 30])
+def test_offsets_of_pairs_are_cut_with_their_tokens(tokenizer, max_length):
+    in_graph, on_host = spans(tokenizer, ["the game", ""], ["a b the play playing", "x"], max_length=max_length)
+    assert in_graph == on_host
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.lists(PIECES, max_size=12).map("".join), min_size=1, max_size=20))
+def test_odd_text_has_the_offsets_of_the_host(tokenizer, texts):
+    in_graph, on_host = spans(tokenizer, texts)
+    assert in_graph == on_host
+
+
+def test_rows_can_be_padded_on_the_left(tokenizer):
+    answer = graph_tokenizer(tokenizer, 16, padding_side="left")(tf.constant(["play", "playing"]))
+    assert answer["token_ids"].numpy().tolist() == [[0, 2, 5, 3], [2, 5, 7, 3]]
+
+
+def test_unknown_padding_side_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="padding_side='both' is not known; choose one of right, left"):
+        graph_tokenizer(tokenizer, 16, padding_side="both")
+
+
+def test_ids_become_the_text_of_the_host(tokenizer):
+    tokens = [tokenizer.encode([text]).ids.tolist() for text in CHINESE + TWEETS]
+    decoded = graph_tokenizer(tokenizer, 512).decode(tf.ragged.constant(tokens))
+    assert [text.decode() for text in decoded.numpy()] == [tokenizer.decode(row) for row in tokens]
 
 
 def test_vocabulary_with_a_token_twice_is_refused():

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from tokenizers import models
 
-from aillm_tf.text import tokenizer as module
+from aillm_tf.text import encoding
 from aillm_tf.text.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -44,7 +44,7 @@ def test_rows_lie_end_to_end(tokenizer):
 
 
 def test_rows_beyond_one_batch_of_the_library_keep_their_order(tokenizer, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(encoding, "ROWS_AT_ONCE", 2)
     texts = ["play", "the", "game", "", "."]
     assert rows(tokenizer.encode(texts)) == [rows(tokenizer.encode([text]))[0] for text in texts]
 
@@ -159,7 +159,7 @@ def test_padding_and_truncation_of_a_file_are_dropped(tokenizer, tmp_path):
 
 def test_folder_without_a_tokenizer_lists_what_is_there(tmp_path):
     (tmp_path / "model.bin").touch()
-    with pytest.raises(FileNotFoundError, match=r"neither tokenizer.json nor vocab.txt .*model.bin"):
+    with pytest.raises(FileNotFoundError, match=r"neither tokenizer.json nor vocab.txt.*model.bin"):
         Tokenizer.from_folder(tmp_path)
 
 

@@ -115,6 +115,28 @@ def test_bpe_knows_every_text():
     assert tokenizer.decode(tokenizer.encode(["☃ ünknown"]).ids) == "☃ ünknown"
 
 
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize(("use", "around"), [("decoder", [2]), ("seq2seq", [3])])
+def test_tokenizers_of_models_that_write_put_their_tokens_around_texts(kind, use, around):
+    tokenizer = train_tokenizer(CORPUS, kind, SIZES[kind], use=use)
+    assert (tokenizer.encode([""]).ids.tolist(), tokenizer.bos_id, tokenizer.eos_id) == (around, 2, 3)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize("use", ["decoder", "seq2seq"])
+def test_models_that_write_keep_capitals_and_roles_after_saving(kind, use, tmp_path):
+    tokenizer = train_tokenizer(CORPUS, kind, SIZES[kind], use=use)
+    tokenizer.save(tmp_path)
+    loaded = Tokenizer.from_folder(tmp_path)
+    assert loaded.special_tokens == tokenizer.special_tokens
+    assert loaded.decode(loaded.encode(["The newest sand."]).ids).strip() == "The newest sand."
+
+
+def test_wordpiece_is_for_encoders():
+    with pytest.raises(ValueError, match="use='decoder' does not go with kind='wordpiece'; choose one of encoder"):
+        train_tokenizer(CORPUS, use="decoder")
+
+
 def test_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="kind='words' is not known; choose one of wordpiece, bpe, unigram"):
         train_tokenizer(CORPUS, "words")
