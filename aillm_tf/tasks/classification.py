@@ -13,10 +13,12 @@ from aillm_tf.data.pipeline import Dataset, Ragged
 from aillm_tf.data.sources import Labelled, labelled
 from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.dropout import dropout, fold
+from aillm_tf.layers.feedforward import ACTIVATIONS
 from aillm_tf.metrics import classification as metrics
 from aillm_tf.tasks.base import Task
 
 HEAD_SITE = 1 << 20  # above the seeds of any stack
+POOLER_ACTIVATIONS = {"tanh": ops.tanh, "relu": ACTIVATIONS["relu"], "gelu": ACTIVATIONS["gelu"]}
 
 
 class TextClassifier(Task):
@@ -29,8 +31,10 @@ class TextClassifier(Task):
         multi_label: a row may have any number of labels.
         class_weights: weight in the loss of each label's rows (multi-label: of each label's term), in the order
             of `labels`.
-        pooling: "first" reads the first token through a dense tanh layer, as BERT's classifiers do, and computes
+        pooling: "first" reads the first token through a dense layer, as BERT's classifiers do, and computes
             the last layer for that token only; "mean" averages all tokens, as sentence encoders do.
+        pooler_activation: of that dense layer: "tanh" (BERT, RoBERTa, ALBERT), "relu" (DistilBERT) or "gelu"
+            (ELECTRA). `from_pretrained` takes the family's.
         label_smoothing: share of the target spread evenly over all labels (Szegedy et al. 2016).
         **options: of `Task`.
 
@@ -54,6 +58,7 @@ class TextClassifier(Task):
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
         pooling: Literal["first", "mean"] = "first",
+        pooler_activation: Literal["tanh", "relu", "gelu"] = "tanh",
         **options,
     ):
         labels = list(labels)
@@ -67,7 +72,9 @@ class TextClassifier(Task):
         self.class_weights = None if class_weights is None else tuple(float(w) for w in class_weights)
         if pooling not in ("first", "mean"):
             raise ValueError(f'pooling is "first" or "mean", not {pooling!r}')
-        self.label_smoothing, self.pooling = label_smoothing, pooling
+        if pooler_activation not in POOLER_ACTIVATIONS:
+            raise ValueError(f"pooler_activation is one of {', '.join(POOLER_ACTIVATIONS)}, not {pooler_activation!r}")
+        self.label_smoothing, self.pooling, self.pooler_activation = label_smoothing, pooling, pooler_activation
         super().__init__(config, tokenizer, **options)
 
     @property
@@ -80,7 +87,7 @@ class TextClassifier(Task):
         return ("text", "pair") if self.pair else ("text",)
 
     def options(self) -> dict:
-        own = ("labels", "pair", "multi_label", "class_weights", "label_smoothing", "pooling")
+        own = ("labels", "pair", "multi_label", "class_weights", "label_smoothing", "pooling", "pooler_activation")
         return {**super().options(), **{name: getattr(self, name) for name in own}}
 
     def build_heads(self) -> None:
@@ -96,7 +103,8 @@ class TextClassifier(Task):
     def pooled(self, features: dict, seed=None):
         """(batch, hidden): what the classifier reads of a row."""
         if self.pooling == "first":
-            return ops.tanh(self.pooler(self.backbone(features, read=1, seed=seed)[:, 0]))
+            first = self.backbone(features, read=1, seed=seed)[:, 0]
+            return POOLER_ACTIVATIONS[self.pooler_activation](self.pooler(first))
         hidden = ops.cast(self.backbone(features, seed=seed), "float32")
         weights = ops.expand_dims(ops.cast(features["valid"], "float32"), -1)  # (batch, length, 1)
         return ops.sum(hidden * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1.0)

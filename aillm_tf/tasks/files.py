@@ -27,7 +27,7 @@ OF_THE_BACKBONE = ("dropout", "attention_dropout", "remat")  # options of a task
 
 def save(task, folder: str | Path) -> None:
     """Write a task; see `Task.save`."""
-    from safetensors.numpy import save_file
+    from aillm_tf.weights.tensor_file import save_file
 
     folder = Path(folder)
     if folder.suffix in (".keras", ".h5"):
@@ -37,7 +37,7 @@ def save(task, folder: str | Path) -> None:
     (folder / "task.json").unlink(missing_ok=True)
     task.tokenizer.save(folder)
     partial = folder / "model.safetensors.part"
-    save_file({name: np.ascontiguousarray(array) for name, array in _arrays(task).items()}, partial)
+    save_file(_arrays(task), partial)
     partial.replace(folder / "model.safetensors")
     facts = {"task": type(task).__name__, "config": task.config.to_dict(), "options": task.options()}
     write_atomic(folder / "task.json", json.dumps(facts, indent=2, ensure_ascii=False))
@@ -45,10 +45,18 @@ def save(task, folder: str | Path) -> None:
 
 def save_huggingface(task, folder: str | Path) -> None:
     """Write a folder for transformers; see `Task.save_huggingface`."""
-    from aillm_tf.weights.loading import save_pretrained
+    from aillm_tf.weights.saving import family_of, save_pretrained, settings_of_task
 
-    labels = getattr(task, "labels", None)
-    save_pretrained(folder, task.config, _arrays(task), task.tokenizer, head=task.huggingface_head, labels=labels)
+    family, _ = family_of(task.config)
+    save_pretrained(
+        folder,
+        task.config,
+        _arrays(task),
+        task.tokenizer,
+        head=task.huggingface_head,
+        labels=getattr(task, "labels", None),
+        settings=settings_of_task(family, task.config, task.options()),
+    )
 
 
 def load(folder: str | Path, **options):
@@ -72,6 +80,11 @@ def load(folder: str | Path, **options):
     if not (folder / "task.json").exists():
         raise FileNotFoundError(f"{folder} has no task.json: give a folder that model.save wrote (RUN/model)")
     name = json.loads((folder / "task.json").read_text(encoding="utf-8"))["task"]
+    if name == "Backbone":
+        raise ValueError(
+            f"{folder} holds a backbone without a task: take ai.load_backbone({str(folder)!r}), or the from_pretrained "
+            "of a task"
+        )
     if name not in TASKS:
         known = ", ".join(TASKS)
         raise ValueError(f"{folder}/task.json names the task {name!r}, which this version does not know: {known}")
@@ -80,41 +93,57 @@ def load(folder: str | Path, **options):
 
 def from_saved(cls: type, folder: Path, options: dict):
     """A task from a folder that `save` wrote; of another class, or with other labels, its backbone and a new head."""
-    from safetensors.numpy import load_file
-
+    from aillm_tf.weights.filling import filled
     from aillm_tf.weights.loading import assign_arrays
+    from aillm_tf.weights.tensor_file import open_file
 
     facts = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     options, changes = _split(options)
     config = TransformerConfig.from_dict({**facts["config"], **changes})
-    arrays = load_file(folder / "model.safetensors")
+    arrays = {tensor.name: tensor.array() for tensor in open_file(folder / "model.safetensors")}
     same = facts["task"] == cls.__name__
+    options = {**_of_family(cls, config), **(facts["options"] if same else {}), **options}
     if same:
         saved = facts["options"]
-        options = {**saved, **options}
         if list(saved.get("labels", ())) != list(options.get("labels", ())):
             # other classes: their weights would mean something else, even where the shapes agree
             same, arrays = False, {name: a for name, a in arrays.items() if not name.startswith("classifier/")}
-    task = cls(config, Tokenizer.from_folder(folder), **options)
-    assign_arrays(variables_by_name(task), arrays, folder, strict=same)
-    return task
+    return filled(
+        lambda: cls(config, Tokenizer.from_folder(folder), **options),
+        lambda task: assign_arrays(variables_by_name(task), arrays, folder, strict=same),
+    )
 
 
 def from_pretrained(cls: type, source: str, options: dict):
     """A task from a checkpoint; see `Task.from_pretrained`."""
-    from aillm_tf.weights.loading import assign, load_pretrained
-    from aillm_tf.weights.resolve import resolve
+    from aillm_tf.weights.filling import filled
+    from aillm_tf.weights.loading import assign
+    from aillm_tf.weights.sources import open_source, tokenizer_of
 
-    folder = resolve(source)
-    if (folder / "task.json").exists():
-        return from_saved(cls, folder, options)
-    pretrained = load_pretrained(folder)
+    pretrained = open_source(source)
+    if (pretrained.folder / "task.json").exists():
+        return from_saved(cls, pretrained.folder, options)
+    tokenizer = tokenizer_of(pretrained)
+    if tokenizer is None:
+        raise FileNotFoundError(f"{pretrained.folder}: has no tokenizer (tokenizer.json, vocab.txt, *.model, ...)")
     options, changes = _split(options)
     if pretrained.labels and "labels" in inspect.signature(cls).parameters:
         options.setdefault("labels", pretrained.labels)
-    task = cls(pretrained.config.replace(**changes), Tokenizer.from_folder(folder), **options)
-    assign(variables_by_name(task), pretrained, labels=getattr(task, "labels", None))
-    return task
+    options = {**_of_family(cls, pretrained.config), **options}
+    return filled(
+        lambda: cls(pretrained.config.replace(**changes), tokenizer, **options),
+        lambda task: assign(variables_by_name(task), pretrained, labels=getattr(task, "labels", None)),
+    )
+
+
+def _of_family(cls: type, config: TransformerConfig) -> dict:
+    """The options of a task with which its head computes as the family of the checkpoint has it."""
+    if config.model_type is None:
+        return {}
+    from aillm_tf.weights.families import family
+
+    known = inspect.signature(cls).parameters
+    return {name: value for name, value in family(config.model_type).task_options.items() if name in known}
 
 
 def _split(options: dict) -> tuple[dict, dict]:

@@ -27,9 +27,10 @@ from aillm_tf.tasks.base import Task
 class MaskedLMHead(Layer):
     """Dense, activation, norm, then the tied embedding table and a bias of its own."""
 
-    def __init__(self, config, *, name: str = "mlm", dtype=None):
+    def __init__(self, config, activation: str, *, name: str = "mlm", dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.config, self.size = config, config.embedding_size or config.hidden_size
+        self.activation = ACTIVATIONS[activation]
         self.transform = Dense(self.size, stddev=config.initializer_range, name="transform", dtype=dtype)
         self.norm = norm_layer(config.norm, config.norm_epsilon, name="norm", dtype=dtype)
 
@@ -40,7 +41,7 @@ class MaskedLMHead(Layer):
 
     def call(self, hidden, embeddings=None):
         """(..., hidden) -> (..., vocabulary) float32."""
-        return embeddings.logits(self.norm(ACTIVATIONS[self.config.activation](self.transform(hidden)))) + self.bias
+        return embeddings.logits(self.norm(self.activation(self.transform(hidden)))) + self.bias
 
 
 class MaskedLM(Task):
@@ -50,24 +51,40 @@ class MaskedLM(Task):
         config, tokenizer: of the backbone.
         rate: share of the tokens to predict; of those 80 % become [MASK], 10 % a random token, 10 % stay.
         whole_word: hide all pieces of a word together.
+        transform_activation: of the dense layer before the vocabulary; None: as in the layers. RoBERTa and ELECTRA
+            have "gelu" whatever their layers have; `from_pretrained` takes the family's.
         **options: of `Task`.
     """
 
-    def __init__(self, config, tokenizer, *, rate: float = 0.15, whole_word: bool = False, **options):
+    def __init__(
+        self,
+        config,
+        tokenizer,
+        *,
+        rate: float = 0.15,
+        whole_word: bool = False,
+        transform_activation: str | None = None,
+        **options,
+    ):
         if not 0.0 < rate < 1.0:
             raise ValueError(f"rate is the share of tokens to mask, in (0, 1), not {rate}")
         if tokenizer.mask_id is None:
             raise ValueError("the tokenizer has no mask token: masked language modelling needs one")
+        if transform_activation not in (None, *ACTIVATIONS):
+            known = ", ".join(ACTIVATIONS)
+            raise ValueError(f"transform_activation is one of {known} or None, not {transform_activation!r}")
         self.rate, self.whole_word = rate, whole_word
+        self.transform_activation = transform_activation or config.activation
         super().__init__(config, tokenizer, **options)
 
     huggingface_head = "masked_lm"
 
     def options(self) -> dict:
-        return {**super().options(), "rate": self.rate, "whole_word": self.whole_word}
+        own = ("rate", "whole_word", "transform_activation")
+        return {**super().options(), **{name: getattr(self, name) for name in own}}
 
     def build_heads(self) -> None:
-        self.mlm = MaskedLMHead(self.config, dtype=self.dtype_policy)
+        self.mlm = MaskedLMHead(self.config, self.transform_activation, dtype=self.dtype_policy)
 
     def head_shapes(self) -> dict[str, tuple]:
         return {"mlm": (None, self.config.hidden_size)}

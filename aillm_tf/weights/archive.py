@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import lzma
 import os
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -48,6 +50,31 @@ def unpack(file: Path, path: str, target: Path) -> None:
                 ]
                 _write(file, _without_top(members), path, target)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise RuntimeError(f"{file.name} is damaged: {error}") from error
+
+
+def unpack_all(file: Path, target: Path) -> None:
+    """Writes everything in a tar archive below the folder ``target``.
+
+    Args:
+        file: the archive, compressed in any way that ``tarfile`` knows.
+        target: the folder to make; its parent exists.
+
+    Raises:
+        RuntimeError: the archive is damaged or empty, or a member would be written outside ``target`` or is no plain
+            file.
+    """
+    try:
+        with tarfile.open(file) as opened:
+            members = [
+                _Member("./" + info.name.removeprefix("./"), info.isreg(), lambda info=info: opened.extractfile(info))
+                for info in opened.getmembers()
+                if not info.isdir()
+            ]
+            if not members:
+                raise RuntimeError(f"{file.name} is empty")
+            _write(file, members, ".", target)
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise RuntimeError(f"{file.name} is damaged: {error}") from error
 
 

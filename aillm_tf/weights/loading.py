@@ -1,58 +1,50 @@
-"""Hugging Face folders to the layer stack's variables and back, one tensor at a time.
+"""Hugging Face folders into the layer stack's variables, one tensor at a time.
 
 Notable:
-    - files are memory-mapped: loading needs the memory of the largest tensor beside the model's own;
+    - files are memory-mapped: loading needs the memory of the largest variable beside the model's own;
     - every tensor of the checkpoint is accounted for: assigned, listed as not needed, or an error;
-    - a new family is one file like :mod:`aillm_tf.weights.bert` and its line in ``FAMILIES``.
+    - what differs between families stands in their tables, see :mod:`aillm_tf.weights.family`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from aillm_tf.models.config import TransformerConfig
-from aillm_tf.weights import bert
+from aillm_tf.weights import families
+from aillm_tf.weights.configs import read_config, write_config
+from aillm_tf.weights.family import Family
+from aillm_tf.weights.filling import give
+from aillm_tf.weights.generation import FILE as GENERATION
+from aillm_tf.weights.generation import read_generation
+from aillm_tf.weights.names import has, is_turned, names
+from aillm_tf.weights.reading import joined_shape, read_stored
 from aillm_tf.weights.resolve import refuse_pickle
+from aillm_tf.weights.saving import SETTINGS, save_pretrained
+from aillm_tf.weights.tensor_file import FLOATS, Stored, open_file
 
 if TYPE_CHECKING:
     from aillm_tf.text.tokenizer import Tokenizer
 
-FAMILIES = {"bert": bert}  # model_type in config.json
-HEADS = ("classifier/", "pooler/", "mlm/")  # what a checkpoint for another task may lack
+__all__ = ["Pretrained", "assign", "assign_arrays", "load_pretrained", "read_config", "save_pretrained", "write_config"]
+
+# what a checkpoint for another task may lack
+HEADS = ("classifier/", "pooler/", "mlm/", "tagger/", "spans/", "discriminator/")
+LM_HEAD = "backbone/head/"
+# heads whose meaning depends on the architecture: taken only where config.json names one that we know
+_AMBIGUOUS = {"classifier", "tagger", "spans"}
+_CLASSES = ("classifier/", "tagger/")
 
 logger = logging.getLogger("aillm_tf")
-
-_FLOATS = {"F64", "F32", "F16", "BF16"}
-
-
-class _Stored(NamedTuple):
-    """A tensor in a file."""
-
-    name: str  # as the file has it
-    file: Path
-    opened: Any  # safetensors' handle, which maps the file into memory
-    shape: tuple[int, ...]
-    dtype: str
-
-    def read(self) -> np.ndarray:
-        try:
-            value = self.opened.get_tensor(self.name).astype(np.float32, copy=False)
-        except SafetensorError as error:
-            raise ValueError(f"{self.file}: tensor {self.name} cannot be read: {error}") from error
-        if np.isnan(value).any():
-            raise ValueError(f"{self.file}: tensor {self.name} has NaN values: the checkpoint is broken, use another")
-        return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +55,27 @@ class Pretrained:
         folder: where it is.
         config: the shape and formula of its backbone.
         shapes: our name to shape, of every variable that the checkpoint can fill.
-        read: our name to float32 array.
-        labels: names of the classes of its classifier; None where it has none.
+        read: ``read(name)`` gives a new float32 array, ``read(name, dtype)`` one of another floating type.
+        labels: names of the classes of its classifier or tagger; None where it has none.
         unused: the checkpoint's names of the tensors that have no place in the layer stack.
+        architecture: the class of transformers that it was saved from, where it says so.
+        stored: our name to the checkpoint's tensors, where they are files that can be listed.
+        settings: what config.json says about special tokens, to be written again.
+        generation: how it wants to be decoded, see :func:`aillm_tf.weights.generation.read_generation`.
+        tokenizer: makes its tokenizer, where ``Tokenizer.from_folder(folder)`` would not.
     """
 
     folder: Path
     config: TransformerConfig
     shapes: dict[str, tuple[int, ...]]
-    read: Callable[[str], np.ndarray]
+    read: Callable[..., np.ndarray]
     labels: list[str] | None
     unused: tuple[str, ...]
+    architecture: str | None = None
+    stored: Mapping[str, tuple[Stored, ...]] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tokenizer: Callable[[], Tokenizer] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,44 +101,61 @@ def load_pretrained(folder: str | os.PathLike) -> Pretrained:
     """
     folder = refuse_pickle(Path(folder))
     values = _read_json(folder / "config.json")
-    family = FAMILIES.get(values.get("model_type"))
-    if family is None:
-        raise ValueError(
-            f"{folder / 'config.json'}: model_type {values.get('model_type')!r} is not supported; "
-            f"supported are {', '.join(FAMILIES)}"
-        )
     try:
-        config = family.read_config(values)
+        family = families.family(values.get("model_type"))
+        config = read_config(values, family).replace(model_type=family.model_type)
+        architecture, named = _architecture(values), _class_names(values)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
 
-    stored = _canonical(_stored(folder), family)
-    architecture = (values.get("architectures") or [None])[0]
-    # A "classifier" of an architecture not listed may be one of tokens or of choices.
-    tables = family.ARCHITECTURES.get(architecture, (family.POOLER, family.MASKED_LM))
-    parts: dict[str, tuple[_Stored, ...]] = {}
-    for ours, theirs in _names(family, config, tables).items():
+    tensors = _tensors(folder)
+    layers = 1 if config.shared_layers else max(config.layers, config.decoder_layers)
+    if layers > len(tensors):
+        raise ValueError(
+            f"{folder}: config.json says {layers} layers, the checkpoint has {len(tensors)} tensors in all"
+        )
+    heads = family.architectures.get(architecture)
+    if heads is None:
+        heads = tuple(head for head in family.architectures.get(None, ()) if head not in _AMBIGUOUS)
+    wanted = names(family, config, heads)
+    head = family.heads["lm"]["backbone/head/kernel"][0] if family.tied_by_tensors else None
+    stored = _canonical(tensors, family, layers, {head}.union(*wanted.values()))
+    if head is not None:
+        tied = _is_tied(stored, head, family.tied[head])
+        config = config.replace(tie_embeddings=tied)
+        wanted = names(family, config, heads)
+    parts: dict[str, tuple[Stored, ...]] = {}
+    for ours, theirs in wanted.items():
         found = [stored.pop(name) for name in theirs if name in stored]
         if found and len(found) < len(theirs):
             raise ValueError(f"{folder}: of {', '.join(theirs)} only {', '.join(f.name for f in found)} is there")
         if found:
             parts[ours] = tuple(found)
+    turned = {name: is_turned(family, name) for name in parts}
 
-    def read(name: str) -> np.ndarray:
-        return _join(name, [part.read() for part in parts[name]])
+    shapes = {name: joined_shape(found, turned[name]) for name, found in parts.items()}
+    for name in family.zeros:
+        if name not in shapes and has(config, name):
+            shapes[name] = (config.decoder_vocab_size or config.vocab_size,)
 
-    labels = None
-    if "classifier/kernel" in parts:
-        classes = parts["classifier/kernel"][0].shape[0]
-        named = {int(i): label for i, label in (values.get("id2label") or {}).items()}
-        labels = [str(named.get(i, f"LABEL_{i}")) for i in range(classes)]
+    def read(name: str, dtype: str | np.dtype = "float32") -> np.ndarray:
+        if name not in parts:
+            return np.zeros(shapes[name], dtype)
+        return read_stored(parts[name], dtype, turned[name])
+
+    written = folder / GENERATION
+    classes = next((shapes[f"{head}/kernel"][-1] for head in ("classifier", "tagger") if f"{head}/kernel" in shapes), 0)
     return Pretrained(
         folder=folder,
         config=config,
-        shapes={name: _joined_shape(name, [part.shape for part in found]) for name, found in parts.items()},
+        shapes=shapes,
         read=read,
-        labels=labels,
+        labels=[str(named.get(i, f"LABEL_{i}")) for i in range(classes)] or None,
         unused=tuple(sorted(tensor.name for tensor in stored.values())),
+        architecture=architecture,
+        stored=parts,
+        settings={key: values[key] for key in SETTINGS if key in values},
+        generation=read_generation(values, _read_json(written) if written.exists() else None),
     )
 
 
@@ -146,7 +165,7 @@ def assign(
     allow_new: Iterable[str] = HEADS,
     labels: Sequence[str] | None = None,
 ) -> None:
-    """Fills a model's variables from a checkpoint.
+    """Fills a model's variables from a checkpoint, each in its own type.
 
     Args:
         variables: our name to ``keras.Variable``, of the whole task.
@@ -164,7 +183,7 @@ def assign(
     other_classes = labels is not None and pretrained.labels not in (None, unnamed, list(labels))
     shapes = pretrained.shapes
     if other_classes:
-        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("classifier/")}
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith(_CLASSES)}
         logger.warning("%s: its classes are others: %s", pretrained.folder.name, ", ".join(pretrained.labels))
     unneeded = _fill(variables, shapes, pretrained.read, pretrained.folder, tuple(allow_new))
     unneeded += [name for name in pretrained.names if name not in shapes]
@@ -188,9 +207,8 @@ def assign_arrays(
         ValueError: names or shapes differ. Nothing is assigned then.
     """
     shapes = {name: array.shape for name, array in arrays.items()}
-    unneeded = _fill(
-        variables, shapes, arrays.__getitem__, Path(where), () if strict else HEADS, ("",) if strict else ()
-    )
+    allow_new, needed = ((), ("",)) if strict else (HEADS, ())
+    unneeded = _fill(variables, shapes, lambda name, *_: arrays[name], Path(where), allow_new, needed)
     if unneeded:
         logger.info("%s: not used: %s", Path(where).name, ", ".join(unneeded))
 
@@ -198,7 +216,7 @@ def assign_arrays(
 def _fill(
     variables: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
-    read: Callable[[str], np.ndarray],
+    read: Callable[..., np.ndarray],
     folder: Path,
     allow_new: tuple[str, ...],
     needed: tuple[str, ...] = (),
@@ -223,165 +241,128 @@ def _fill(
         raise ValueError(f"{folder} does not fit the model:\n  " + "\n  ".join(shown))
 
     # Half a head would be worse than none: what belongs together starts anew together.
-    heads = {name.partition("/")[0] for name in new}
-    new = [name for name in variables if name.partition("/")[0] in heads]
+    heads = {_part(name) for name in new}
+    new = [name for name in variables if _part(name) in heads]
     for name, variable in variables.items():
         if name not in new:
-            variable.assign(read(name))
+            dtype = getattr(variable, "dtype", "float32")
+            give(variable, functools.partial(read, name, *([dtype] if dtype != "float32" else [])))
     if new:
         logger.warning("%s: not in it, so they start anew: %s", folder.name, ", ".join(new))
     return unneeded
 
 
-def save_pretrained(
-    folder: str | os.PathLike,
-    config: TransformerConfig,
-    variables: Mapping[str, np.ndarray],
-    tokenizer: Tokenizer,
-    head: str | None = None,
-    labels: Sequence[str] | None = None,
-) -> None:
-    """Writes a folder that ``transformers`` loads.
-
-    Args:
-        folder: made where it is missing; files of the same names are replaced, each at once.
-        config: of the backbone.
-        variables: our name to array, float32.
-        tokenizer: saved beside the weights.
-        head: "classification", "masked_lm", or None for the backbone alone.
-        labels: names of the classes, for "classification".
-
-    Raises:
-        ValueError: the model is not of a family that transformers knows, or a variable is missing, too many, or of
-            a wrong shape. Nothing is written then.
-    """
-    family = bert
-    values = family.write_config(config)
-    if head not in family.SAVED_AS:
-        raise ValueError(f"head {head!r}: known are {', '.join(map(repr, family.SAVED_AS))}")
-    if (head == "classification") != (labels is not None):
-        raise ValueError("labels are needed for head='classification', and for no other")
-    architecture = family.SAVED_AS[head]
-    names = _names(family, config, family.ARCHITECTURES[architecture])
-    if head is None and "pooler/kernel" not in variables:
-        names = {ours: theirs for ours, theirs in names.items() if ours not in family.POOLER}
-    problems = [f"missing: {name}" for name in names if name not in variables]
-    problems += [f"has no place in {architecture}: {name}" for name in variables if name not in names]
-    if problems:
-        raise ValueError(f"cannot save as {architecture}: " + "; ".join(problems))
-
-    tensors = {}
-    for ours, theirs in names.items():
-        for name, value in zip(theirs, _split(ours, np.asarray(variables[ours]), len(theirs)), strict=True):
-            name = name.removeprefix(family.PREFIX) if head is None else name
-            tensors[name] = np.ascontiguousarray(value)  # safetensors writes the buffer as it lies in memory
-    if labels is not None:
-        if len(labels) != len(variables["classifier/bias"]):
-            raise ValueError(f"{len(labels)} labels for a classifier of {len(variables['classifier/bias'])} classes")
-        values["id2label"] = dict(enumerate(labels))
-        values["label2id"] = {label: i for i, label in enumerate(labels)}
-    values |= {"architectures": [architecture], "pad_token_id": tokenizer.pad_id, "torch_dtype": "float32"}
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        tokenizer.save(partial)
-        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-        (partial / "config.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for file in partial.iterdir():
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _part(name: str) -> str:
+    """The head that a variable belongs to; "backbone" for all but the scores over the vocabulary."""
+    return LM_HEAD if name.startswith(LM_HEAD) else name.partition("/")[0]
 
 
-def _names(family, config: TransformerConfig, tables: Iterable[dict]) -> dict[str, tuple[str, ...]]:
-    """Returns our name to the checkpoint's names, for a backbone of this many layers and these heads."""
-    names = dict(family.BACKBONE)
-    for i in range(config.layers):
-        names |= {ours.format(i=i): tuple(t.format(i=i) for t in theirs) for ours, theirs in family.LAYER.items()}
-    for table in tables:
-        names |= table
-    return names
+def _architecture(values: dict) -> str | None:
+    """The class of transformers that config.json names first."""
+    found = values.get("architectures") or [None]
+    if not isinstance(found, list) or not isinstance(found[0], (str, type(None))):
+        raise ValueError(f"architectures is {found!r}, not a list of names")
+    return found[0]
 
 
-def _join(name: str, parts: list[np.ndarray]) -> np.ndarray:
-    if name.endswith("/kernel"):  # torch: (out, in)
-        parts = [part.T for part in parts]
-    return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+def _class_names(values: dict) -> dict[int, Any]:
+    found = values.get("id2label") or {}
+    if not isinstance(found, dict) or not all(str(number).isdecimal() for number in found):
+        raise ValueError(f"id2label is {str(found)[:200]}, not a table from numbers to names")
+    return {int(number): label for number, label in found.items()}
 
 
-def _joined_shape(name: str, parts: list[tuple[int, ...]]) -> tuple[int, ...]:
-    parts = [part[::-1] for part in parts] if name.endswith("/kernel") else parts
-    return (*parts[0][:-1], sum(part[-1] for part in parts)) if len(parts) > 1 else tuple(parts[0])
-
-
-def _split(name: str, value: np.ndarray, parts: int) -> list[np.ndarray]:
-    pieces = np.split(value, parts, axis=-1) if parts > 1 else [value]
-    return [piece.T for piece in pieces] if name.endswith("/kernel") else pieces
-
-
-def _stored(folder: Path) -> list[_Stored]:
+def _tensors(folder: Path) -> list[Stored]:
     """Returns every tensor of the folder's checkpoint."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if single.exists():
-        files = [single]
-    elif index.exists():
-        files = [folder / name for name in sorted(set(_read_json(index)["weight_map"].values()))]
-        missing = [file.name for file in files if not file.exists()]
-        if missing:
-            raise FileNotFoundError(f"{folder}: {index.name} names {', '.join(missing)}, which is not there")
-    else:
+        return open_file(single)
+    if not index.exists():
         raise FileNotFoundError(f"{folder}: has neither {single.name} nor {index.name}")
-    tensors = []
-    for file in files:
-        try:
-            opened = safe_open(file, "np")
-            for name in opened.keys():  # noqa: SIM118 (not a dict: it has no iteration of its own)
-                piece = opened.get_slice(name)
-                tensors.append(_Stored(name, file, opened, tuple(piece.get_shape()), piece.get_dtype()))
-        except SafetensorError as error:
-            raise ValueError(f"{file}: damaged or cut off ({error}); fetch it again") from error
+    shards = _read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise ValueError(f"{index}: has no weight_map from tensors to files")
+    files = sorted(set(shards.values()))
+    for name in files:
+        _refuse_outside(folder, name, index)
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder}: {index.name} names {', '.join(missing)}, which is not there")
+    tensors = [tensor for name in files for tensor in open_file(folder / name)]
+    lost = sorted(set(shards) - {tensor.name for tensor in tensors})
+    if lost:
+        raise ValueError(f"{folder}: {index.name} names tensors that no file has: {', '.join(lost[:20])}")
     return tensors
 
 
-def _canonical(tensors: list[_Stored], family) -> dict[str, _Stored]:
+def _refuse_outside(folder: Path, name: str, index: Path) -> None:
+    """Raises ValueError where a shard's name leads out of the folder, by itself or as a link."""
+    path = PurePath(name)
+    allowed = [folder.resolve()]
+    if folder.parent.name == "snapshots":  # Hugging Face's cache: the files are links to ../../blobs
+        allowed.append(folder.resolve().parents[1] / "blobs")
+    file = (folder / path).resolve()
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not any(file.is_relative_to(a) for a in allowed):
+        raise ValueError(f"{index}: refused: the shard {name!r} is outside the folder")
+
+
+def _canonical(tensors: list[Stored], family: Family, layers: int, wanted: set[str]) -> dict[str, Stored]:
     """Returns the tensors by the family's names: one spelling, no buffers, no second copy of a tied tensor."""
-    named: dict[str, _Stored] = {}
+    buffers = {name.format(i=i) for name in family.buffers for i in range(layers)}
+    named: dict[str, Stored] = {}
     for tensor in tensors:
         # TensorFlow's names for LayerNorm's scale and bias survive in old conversions.
         name = tensor.name
         for old, new in {".gamma": ".weight", ".beta": ".bias"}.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
-        name = name if name.startswith(family.ROOTS) else family.PREFIX + name
-        if name in family.BUFFERS:
+        name = name if name.startswith(family.roots) else family.prefix + name
+        if name in buffers:
             continue
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in FLOATS:
             raise ValueError(
                 f"{tensor.file}: tensor {tensor.name} is {tensor.dtype}; quantised checkpoints are not supported"
             )
         if name in named:
             raise ValueError(f"{tensor.file}: {tensor.name} and {named[name].name} are the same tensor twice")
+        if name in family.rows and len(tensor.shape) == 2 and tensor.shape[0] == 1:
+            tensor = tensor._replace(shape=tensor.shape[1:])
         named[name] = tensor
-    for copy, original in family.TIED.items():
-        if copy in named and original not in named:
+    for copy, original in family.tied.items():
+        if copy not in named or copy in wanted:  # a copy that is wanted has values of its own in this configuration
+            continue
+        if original not in named:
             named[original] = named.pop(copy)
-        elif copy in named:
-            tensor = named.pop(copy)
-            if not np.array_equal(tensor.read(), named[original].read()):
-                raise ValueError(
-                    f"{tensor.file}: tensor {tensor.name} differs from {named[original].name}; only tied ones work"
-                )
+            continue
+        tensor = named.pop(copy)
+        same = np.array_equal(tensor.array(), named[original].array())
+        tensor.release()
+        named[original].release()
+        if not same:
+            raise ValueError(
+                f"{tensor.file}: tensor {tensor.name} differs from {named[original].name}; only tied ones work"
+            )
     return named
+
+
+def _is_tied(stored: dict[str, Stored], head: str, original: str) -> bool:
+    """Whether the head is the table of embeddings; a second copy of that is taken out."""
+    if head not in stored:
+        return True
+    if original in stored and not np.array_equal(stored[head].array(), stored[original].array()):
+        return False
+    copy = stored.pop(head)
+    stored.setdefault(original, copy)
+    return True
 
 
 def _read_json(file: Path) -> dict:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{file.parent}: has no {file.name}; is it a model in Hugging Face layout?") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: not a table of settings but {type(values).__name__}")
+    return values

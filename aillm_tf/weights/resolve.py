@@ -13,7 +13,7 @@ import shlex
 from pathlib import Path
 
 HF_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt"]
-HF_FILES += ["special_tokens_map.json", "added_tokens.json", "*.model"]
+HF_FILES += ["special_tokens_map.json", "added_tokens.json", "generation_config.json", "*.model", "*.spm", "*.jinja"]
 # Subfolders repeat the weights in other formats.
 HF_SKIPPED = ["*/*"]
 

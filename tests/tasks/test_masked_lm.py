@@ -139,11 +139,12 @@ def test_answers_are_the_likeliest_tokens_for_every_mask(make_masked_lm):
 
 
 def test_a_saved_model_comes_back_the_same(make_masked_lm, tmp_path):
-    model = make_masked_lm(rate=0.2, whole_word=True)
+    asked = {"max_length": 16, "rate": 0.2, "whole_word": True, "transform_activation": "relu"}
+    model = make_masked_lm(**asked)
     model.save(tmp_path)
     loaded = aillm_tf.load(tmp_path, dtype="float32")
     assert isinstance(loaded, MaskedLM)
-    assert loaded.options() == model.options() == {"max_length": 16, "rate": 0.2, "whole_word": True}
+    assert loaded.options() == model.options() == asked
     assert loaded.answer(["a [MASK]"]) == model.answer(["a [MASK]"])
 
 

@@ -235,6 +235,7 @@ def test_a_folder_without_a_task_is_named(tmp_path):
         ({"labels": ["one"]}, "two or more different labels"),
         ({"labels": ["a", "a"]}, "two or more different labels"),
         ({"class_weights": [1.0]}, r"class weights \[1.0\] for \['bad', 'good'\]: give one for each"),
+        ({"pooler_activation": "swish"}, "pooler_activation is one of tanh, relu, gelu, not 'swish'"),
         ({"label_smoothing": 1.0}, r"label_smoothing is a share in \[0, 1\), not 1.0"),
         ({"max_length": 65}, "max_length 65 is more than the model's 64 positions"),
         ({"vocab_size": 50}, "the tokenizer has [0-9]+ tokens, the model only 50"),

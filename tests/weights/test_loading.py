@@ -364,7 +364,7 @@ def test_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("aillm_tf.weights.loading.save_file", full)
+    monkeypatch.setattr("aillm_tf.weights.saving.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_with(tmp_path, labels=["a", "b", "c"])
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
