@@ -127,7 +127,8 @@ def from_pretrained(cls: type, source: str, options: dict):
     if tokenizer is None:
         raise FileNotFoundError(f"{pretrained.folder}: has no tokenizer (tokenizer.json, vocab.txt, *.model, ...)")
     options, changes = _split(options)
-    if pretrained.labels and "labels" in inspect.signature(cls).parameters:
+    # a tagger has labels too, of tokens
+    if "classifier/kernel" in pretrained.shapes and "labels" in inspect.signature(cls).parameters:
         options.setdefault("labels", pretrained.labels)
     options = {**_of_family(cls, pretrained.config), **options}
     return filled(

@@ -46,8 +46,7 @@ def train_tokenizer(
 
     Args:
         texts: the corpus. WordPiece reads it twice; an iterator that can be read only once is kept in memory.
-        kind: "wordpiece" (BERT; the kind that can be exported as TensorFlow ops), "bpe" (byte-level, knows every text)
-            or "unigram".
+        kind: "wordpiece" (BERT), "bpe" (byte-level, knows every text) or "unigram".
         vocab_size: tokens at most, special tokens counted; fewer where the corpus has no more to give.
         lowercase: lower-case the text; WordPiece then drops accents, too, as BERT does. None means yes for encoders;
             what a model writes should keep its capitals.

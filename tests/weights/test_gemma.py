@@ -201,3 +201,17 @@ def test_old_and_new_keys_of_gemma3_say_the_same():
 def test_other_formulas_are_refused_by_name(values, changes, message):
     with pytest.raises(ValueError, match=message):
         read(values | changes)
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "usual"),
+    [
+        ("sliding_window", "window", 4096),
+        ("attn_logit_softcapping", "attention_softcap", 50.0),
+        ("final_logit_softcapping", "logit_softcap", 30.0),
+    ],
+)
+def test_null_is_none_and_a_missing_key_is_the_usual_value(key, field, usual):
+    config = {name: value for name, value in GEMMA_2_2B.items() if name not in (key, "layer_types")}
+    assert getattr(read(config), field) == usual
+    assert getattr(read(config | {key: None}), field) is None

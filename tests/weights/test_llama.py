@@ -284,6 +284,10 @@ def test_only_mistral_has_a_window():
     assert [read(values).window for values in PUBLISHED] == [None, None, 4096, None, None]
 
 
+def test_mistral_that_says_nothing_of_its_window_has_the_usual_one():
+    assert read({key: value for key, value in MISTRAL_7B_V0_1.items() if key != "sliding_window"}).window == 4096
+
+
 def test_mistral_without_a_window():
     assert read(MISTRAL_7B_V0_1 | {"sliding_window": None}).window is None
 

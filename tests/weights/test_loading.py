@@ -334,7 +334,7 @@ def save_with(tmp_path, change=lambda variables: variables, **options):
         ({"norm_placement": "pre"}, "norm_placement='pre'"),
         ({"gated": True, "norm": "rms"}, "norm='rms', gated=True"),
         ({"kv_heads": 2}, "kv_heads=2"),
-        ({"segments": 0}, "segments=0"),
+        ({"segments": 0}, "type_vocab_size is 0"),
     ],
 )
 def test_model_that_is_no_bert_is_not_saved_as_one(tmp_path, config, reason):

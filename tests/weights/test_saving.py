@@ -96,6 +96,12 @@ def test_model_without_a_family_is_saved_as_the_first_with_its_formula():
     assert family_of(TINY.replace(segments=0, activation="gelu"))[0].model_type == "distilbert"
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"])
+def test_decoder_without_a_family_finds_its_own(name):
+    config = load_pretrained(GOLDEN / name).config
+    assert family_of(config.replace(model_type=None))[0].model_type == name
+
+
 def test_formula_of_no_family_says_what_the_nearest_lacks():
     with pytest.raises(ValueError, match=r"no family of transformers computes this formula.*position='alibi'"):
         family_of(TINY.replace(position="alibi"))
