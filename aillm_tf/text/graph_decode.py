@@ -38,7 +38,7 @@ class Decoder(tf.Module):
         self._dropped = tf.constant([index in dropped for index in range(len(vocabulary))])
         self._bytes, self._lossy, self._strip = None, False, None
         spaces = "".join(character for character in map(chr, range(0x110000)) if character.isspace())
-        self._blank = f"[{_literal(spaces)}]" if tokenizer._sized else None
+        self._blank = f"[{_literal(spaces)}]" if tokenizer.shares_vocabulary else None
         kind = None if decoder is None else decoder["type"]
         if kind is None:
             first, rest = vocabulary, [f" {token}" for token in vocabulary]

@@ -89,8 +89,7 @@ class Tokenizer:
         ids = {token: i for token, i in backend.get_vocab(with_added_tokens=True).items() if i < (vocab_size or i + 1)}
         self.other_side = {t.removeprefix(OTHER_SIDE): i for t, i in ids.items() if t.startswith(OTHER_SIDE)}
         self.vocab_size: int = vocab_size or max(ids.values(), default=-1) + 1
-        # An id that no token has (a vocabulary with a line twice) keeps an empty string.
-        self.vocabulary: list[str] = [""] * self.vocab_size
+        self.vocabulary: list[str] = [""] * self.vocab_size  # "" where a vocabulary had a line twice
         for token, index in ids.items():
             self.vocabulary[index] = token.removeprefix(OTHER_SIDE)
         added = {token["id"] for token in description["added_tokens"] if token["special"]}
@@ -100,7 +99,7 @@ class Tokenizer:
         # A role may be given to an ordinary token ("!" for padding), which texts do hold.
         named = {self._ids[role] for role, token in self.special_tokens.items() if SHAPE.fullmatch(token)}
         self.structural_ids: list[int] = sorted((added | named) - {self.mask_id})
-        self._sized = vocab_size is not None
+        self.shares_vocabulary: bool = vocab_size is not None  # Marian: two sides, one vocabulary
         self._nonce = secrets.token_hex(8)
         self._backends: dict[tuple, tokenizers.Tokenizer] = {}
 
@@ -254,7 +253,8 @@ class Tokenizer:
         backend = self.backend(max_length)
         ids, segment_ids, lengths = [], [], [np.zeros(1, np.int64)]
         # The fast way does without the places of tokens, which tell how an unknown piece is spelt.
-        for batch, encodings in batches(backend.encode_batch if self._sized else backend.encode_batch_fast, rows):
+        encode = backend.encode_batch if self.shares_vocabulary else backend.encode_batch_fast
+        for batch, encodings in batches(encode, rows):
             sizes = np.fromiter(map(len, encodings), np.int64, len(encodings))
             tokens = int(sizes.sum())
             ids.append(np.fromiter(chain.from_iterable(map(self._row_ids, encodings, batch)), np.int32, tokens))
@@ -315,7 +315,7 @@ class Tokenizer:
         )
 
     def _row_ids(self, encoding: tokenizers.Encoding, row: str | tuple[str, str]) -> list[int]:
-        if not self._sized:
+        if not self.shares_vocabulary:
             return encoding.ids
         texts = row if isinstance(row, tuple) else (row,)
         spans, text_ids = token_spans(encoding, texts)
@@ -357,7 +357,7 @@ class Tokenizer:
         kept = [int(index) for index in ids if int(index) not in left_out]
         text = self._decoder.decode(kept, skip_special_tokens=False)
         # An unknown word leaves its space behind; Marian is the family whose readers drop it.
-        return text.strip() if self._sized else text
+        return text.strip() if self.shares_vocabulary else text
 
     def chat(
         self,
@@ -437,9 +437,8 @@ class Tokenizer:
         write_folder(self, folder)
 
     def _rest(self) -> dict[str, Any]:
-        kept = ("special_tokens", "settings", "chat_template", "files")
-        size = self.vocab_size if self._sized else None
-        return {**{name: getattr(self, name) for name in kept}, "vocab_size": size}
+        kept = ("special_tokens", "settings", "chat_template", "files", *["vocab_size"] * self.shares_vocabulary)
+        return {name: getattr(self, name) for name in kept}
 
     def __reduce__(self):
         return _from_json, (self.json, self._rest())
