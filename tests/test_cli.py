@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from aillm_tf import cli
-from aillm_tf.cli import find_model, main, read_lines, scores_table
+from aillm_tf.cli import main
+from aillm_tf.verbs import predict
+from aillm_tf.verbs.evaluate import scores_table
+from aillm_tf.verbs.models import find_model
+from aillm_tf.verbs.predict import read_lines
 
 ROOT = Path(__file__).parents[1]
 
@@ -245,7 +249,7 @@ def test_predict_texts_with_an_export(export, capsys):
 
 
 def test_predict_from_file_to_file_keeps_order_over_chunks(export, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "CHUNK", 4)
+    monkeypatch.setattr(predict, "CHUNK", 4)
     texts = ["x" * (n % 12) for n in range(11)]
     (tmp_path / "in.txt").write_text("\n".join(texts) + "\n")
     assert (

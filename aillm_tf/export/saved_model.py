@@ -26,7 +26,6 @@ import numpy as np
 import tensorflow as tf
 
 from aillm_tf.export import reload, serving
-from aillm_tf.text.graph import graph_tokenizer
 
 TOLERANCE = 1e-4
 
@@ -61,9 +60,9 @@ def export(
 ) -> dict:
     """Writes a checked SavedModel with the files TensorFlow Serving wants beside it.
 
-    The folder appears whole or not at all. Its signatures are ``serving_default`` (the strings in
-    `task.serving_inputs`, each ``(rows,)``, to the task's answers) and ``tokens`` (``token_ids`` and ``segment_ids``,
-    each ``(rows, tokens)`` int32, to the task's numbers).
+    The folder appears whole or not at all. Its signatures are those of `task.signatures`, most of them
+    ``serving_default`` (the strings in `task.serving_inputs`, each ``(rows,)``, to the task's answers) and ``tokens``
+    (``token_ids`` and ``segment_ids``, each ``(rows, tokens)`` int32, to the task's numbers).
 
     Args:
         task: A task with weights, such as a `TextClassifier`.
@@ -144,24 +143,12 @@ def _columns(texts: Sequence, inputs: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def _save(task, labels: Sequence[str], folder: Path) -> tuple[int, list[str]]:
-    """Traces and saves the two signatures; returns the weights' bytes and the names of the outputs."""
-    tokenizer = graph_tokenizer(task.tokenizer, task.max_length)
-
-    @tf.function(autograph=False)
-    def serving_default(**columns):
-        tokens = tokenizer(*(columns[name] for name in task.serving_inputs))
-        return task.serving_outputs(task.answer_tensors(tokens))
-
-    @tf.function(autograph=False)
-    def tokens(token_ids, segment_ids):
-        return task.answer_tensors({"token_ids": token_ids, "segment_ids": segment_ids})
-
-    ids = {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in ("token_ids", "segment_ids")}
-    texts = {name: tf.TensorSpec((None,), tf.string, name=name) for name in task.serving_inputs}
+    """Traces and saves the signatures; returns the weights' bytes and the names of the outputs."""
+    tokenizer = task.graph_tokenizer()
     with task.inference_precision():
         signatures = {
-            "serving_default": serving_default.get_concrete_function(**texts),
-            "tokens": tokens.get_concrete_function(**ids),
+            name: tf.function(function, autograph=False).get_concrete_function(**inputs)
+            for name, (function, inputs) in task.signatures(tokenizer).items()
         }
     module = tf.Module()
     module.tokenizer = tokenizer
@@ -181,9 +168,7 @@ def _save(task, labels: Sequence[str], folder: Path) -> tuple[int, list[str]]:
 
 def _check(task, folder: Path, columns: dict[str, list[str]]) -> tuple[list[str], float]:
     """Compares the answers of a fresh process with the task's own; returns the ops and the largest difference."""
-    tokens = {name: ids.tolist() for name, ids in task.features(*columns.values()).items()}
-    requests = {"serving_default": columns, "tokens": tokens}
-    report = fresh_process(folder, requests)
+    report = fresh_process(folder, task.signature_requests(columns))
     if "refused" in report:
         listed = "\n".join(f"  {op} at {place}" for op, place in sorted(report["refused"].items()))
         raise ExportError(
@@ -191,11 +176,7 @@ def _check(task, folder: Path, columns: dict[str, list[str]]) -> tuple[list[str]
             "Write that part of the task with TensorFlow ops; py_function and numpy_function never leave Python."
         )
     served = {name: {key: _array(rows) for key, rows in got.items()} for name, got in report["answers"].items()}
-    numbers = {name: tf.constant(value) for name, value in served["tokens"].items()}
-    got = {
-        "serving_default": _read_answers(task, served["serving_default"]),
-        "tokens": _read_answers(task, {name: value.numpy() for name, value in task.serving_outputs(numbers).items()}),
-    }
+    got = {name: _read_answers(task, task.signature_answers(name, outputs)) for name, outputs in served.items()}
     texts = list(zip(*columns.values(), strict=True))
     texts = [text[0] for text in texts] if len(columns) == 1 else texts
     with _exact_float32():
@@ -210,7 +191,7 @@ def _check(task, folder: Path, columns: dict[str, list[str]]) -> tuple[list[str]
                 raise ExportError(
                     f"signature {signature} answers otherwise than task.answer on text {row}, {_short(text)}: "
                     f"{where} is {theirs!r}, task.answer gives {ours!r}"
-                    + ("" if wrong["tokens"] else "; from ids of the host tokenizer it is right: see text/graph.py")
+                    + ("" if wrong.get("tokens", found) else "; from the host's ids it is right: see text/graph.py")
                 )
         largest = max([largest, *(leaf[-1] for found in leaves.values() for leaf in found)])
     return report["ops"], largest

@@ -5,7 +5,8 @@ To write a task, subclass `Task` in one file of this folder and give:
   - `loss_terms(batch, seed=None) -> (sum, weight)`: float32 scalars; the step divides after reducing both;
   - `evaluation(batch) -> (sums, rows)` and `scores(sums, rows) -> dict`: what evaluation needs of a batch, and
     the metrics made of it;
-  - `answer_tensors`, `serving_outputs`, `read_answers`: numbers, then strings, then Python;
+  - `answer_tensors`, `serving_outputs`, `read_answers`: numbers, then strings, then Python; a task whose export needs
+    more than ids for that overrides `signatures`, `signature_requests` and `signature_answers`;
   - `dataset(...)`: its file format;  `options()`: the keyword arguments that make it again.
 """
 
@@ -352,6 +353,43 @@ class Task(keras.Model):
             for row, answer in zip(rows, self.read_answers(outputs), strict=True):
                 answers[row] = answer
         return answers
+
+    # Serving ----------------------------------------------------------------------------------------------------
+
+    def graph_tokenizer(self) -> tf.Module:
+        """The tokenizer as TensorFlow ops, for the export."""
+        from aillm_tf.text.graph import graph_tokenizer
+
+        return graph_tokenizer(self.tokenizer, self.max_length)
+
+    def signatures(self, tokenizer: tf.Module) -> dict[str, tuple]:
+        """What the export offers: name -> (function of keyword tensors, {input name: tf.TensorSpec}).
+
+        Args:
+            tokenizer: what `graph_tokenizer` gave.
+        """
+
+        def serving_default(**columns):
+            return self.serving_outputs(self.answer_tensors(tokenizer(*(columns[n] for n in self.serving_inputs))))
+
+        def tokens(token_ids, segment_ids):
+            return self.answer_tensors({"token_ids": token_ids, "segment_ids": segment_ids})
+
+        ids = {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in ("token_ids", "segment_ids")}
+        texts = {name: tf.TensorSpec((None,), tf.string, name=name) for name in self.serving_inputs}
+        return {"serving_default": (serving_default, texts), "tokens": (tokens, ids)}
+
+    def signature_requests(self, columns: dict[str, list[str]]) -> dict[str, dict[str, list]]:
+        """What the export's check asks every signature: signature -> input -> JSON-ready column, for the same texts."""
+        tokens = {name: ids.tolist() for name, ids in self.features(*columns.values()).items()}
+        return {"serving_default": columns, "tokens": tokens}
+
+    def signature_answers(self, name: str, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of a signature as `read_answers` takes them."""
+        if name == "serving_default":
+            return outputs
+        numbers = {name: tf.constant(value) for name, value in outputs.items()}
+        return {name: value.numpy() for name, value in self.serving_outputs(numbers).items()}
 
     # Files ------------------------------------------------------------------------------------------------------
 
