@@ -29,7 +29,6 @@ setup(
         "transformers>=4.56",
         "tokenizers>=0.21",
         "safetensors>=0.5",
-        "ml_dtypes>=0.4",
         "h5py>=3.11",
         "jinja2>=3.1",
         "huggingface-hub>=0.34",
@@ -52,6 +51,8 @@ setup(
         # Beside tensorflow-tpu, tensorflow-text, keras-hub and aillm_tf itself are installed with --no-deps:
         # they require the package "tensorflow". libtpu after 0.0.31 no longer carries TensorFlow's runtime.
         "tpu": ["tensorflow-tpu==2.20.0; sys_platform == 'linux'", "libtpu==0.0.21.1; sys_platform == 'linux'"],
+        # The TPU compiler for machines without a TPU: aillm tpu preflight
+        "preflight": ["jax==0.10.2; sys_platform == 'linux'", "libtpu==0.0.21.1; sys_platform == 'linux'"],
     },
     entry_points={"console_scripts": ["aillm = aillm_tf.cli:main"]},
     classifiers=[
