@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from aillm_tf.training.flops import step_flops, utilization_peak
 from aillm_tf.training.metrics_log import MetricsFile, plain_numbers
 
 
@@ -39,7 +40,8 @@ class MetricsLog(keras.callbacks.Callback):
         path: metrics.jsonl; its folder must exist.
         trackers: get the same rows.
         data: the Dataset that fit trains on. With it, rows also count ``examples``, ``tokens`` and ``positions``
-            (tokens and padding), so that the report can state speed and padding.
+            (tokens and padding), so that the report can state speed and padding, and ``mfu``, the share of the devices'
+            peak that the formula's own operations are (see ``flops.py``).
 
     Example:
         >>> model.fit(data, callbacks=[MetricsLog("runs/a/metrics.jsonl")])  # doctest: +SKIP
@@ -55,6 +57,9 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.file.close()  # of a fit before, which may have ended in an exception
+        self._peak = 0.0
+        if self.data is not None and hasattr(self.model, "config"):
+            self._peak = utilization_peak(self.model)
         self._began, self._started, self._timed = time.perf_counter(), False, False
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -67,9 +72,14 @@ class MetricsLog(keras.callbacks.Callback):
             self.seconds_to_first_step = time.perf_counter() - self._began
         self._step = int(logs.pop("step", getattr(self.model, "step", self._step + 1)))
         losses = np.atleast_1d(logs.pop("losses", getattr(self.model, "step_losses", logs.get("loss", np.nan))))
-        rate = getattr(self.model, "learning_rate", None)
-        for step, loss in enumerate(losses, start=self._step - len(losses) + 1):
+        rate, norms = getattr(self.model, "learning_rate", None), getattr(self.model, "step_norms", None)
+        for i, loss in enumerate(losses):
+            step = self._step - len(losses) + 1 + i
             row = {"step": step, "loss": float(loss)}
+            if norms is not None:
+                row["gradient_norm"] = float(norms[i])
+            if "skipped" in logs:
+                row["skipped"] = int(self.model.step_skipped[i])
             if callable(rate):
                 row["learning_rate"] = float(rate(step - 1))
             row.update({name: float(value) for name, value in logs.items() if name not in row and np.ndim(value) == 0})
@@ -77,8 +87,12 @@ class MetricsLog(keras.callbacks.Callback):
                 row.update(_counts(self.data, step - 1))
             if self._timed:  # the first execution of a process traces and compiles
                 row["seconds"] = round(seconds / len(losses), 6)
-                if "examples" in row:
-                    row["examples_per_second"] = round(row["examples"] * len(losses) / seconds, 2)
+                for what in ("examples", "tokens"):
+                    if what in row:
+                        row[f"{what}_per_second"] = round(row[what] * len(losses) / seconds, 2)
+                if self._peak:
+                    flops = step_flops(self.model, self.data, step - 1)
+                    row["mfu"] = round(flops * len(losses) / seconds / self._peak, 4)
             self._write(row)
         self._timed = True
 

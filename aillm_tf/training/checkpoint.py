@@ -11,6 +11,7 @@ Notable:
     appear. state.json is written last and carries the SHA-256 and size of every other file, and of itself.
   - ``latest()`` reads everything back before it trusts it, names what is damaged and takes the one before.
   - Tensors are streamed to disk and hashed on the way: a save needs no second copy of the weights in memory.
+  - ``save_in_background`` does so in a thread; the arrays it is given must be nobody else's.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aillm_tf.training.background import Background
 from aillm_tf.training.checkpoint_files import (
     FORMAT,
     STATE_FILE,
@@ -37,17 +39,13 @@ from aillm_tf.training.checkpoint_files import (
     check_file,
     checked_tensors,
     fsync_directory,
+    locked,
     plain,
     read_state,
     read_tensors,
     write_state,
     write_tensors,
 )
-
-try:
-    import fcntl
-except ImportError:  # Windows: that one process writes to a directory is then the user's promise
-    fcntl = None
 
 STEP_NAME = re.compile(r"step_(\d{8,})")
 # Hidden names start with the step they belong to; what follows says what a later process does with a leftover.
@@ -129,6 +127,7 @@ class Checkpoints:
         self.best_name = None if best is None else best.removeprefix("-")
         self._lower_is_better = best is not None and best.startswith("-")
         self._last_step = 0
+        self._background = Background()
         self._clear_leftovers()
 
     def due(self, step: int) -> bool:
@@ -181,7 +180,7 @@ class Checkpoints:
         temporary = self._hidden(final.name, "writing")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with _locked(self.directory) as alone:
+            with locked(self.directory) as alone:
                 if not alone:
                     raise BlockingIOError(None, f"another process is saving to {self.directory}: one run, one process")
                 self._refuse_to_go_back(step)
@@ -208,6 +207,35 @@ class Checkpoints:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return final
+
+    def save_in_background(
+        self,
+        step: int,
+        groups: Mapping[str, Mapping[str, np.ndarray]],
+        state: Mapping[str, Any],
+        score: float | None = None,
+    ) -> None:
+        """As ``save``, in a thread, so that training goes on meanwhile; waits for the save before, never for this one.
+
+        Args:
+            step, state, score: as for ``save``.
+            groups: as for ``save``; nothing may write into these arrays until ``wait`` returns.
+
+        Raises:
+            OSError, FileExistsError, ValueError, TypeError: of the save before. An error of this one is raised by the
+                next call, by ``check`` once it has failed, or by ``wait``.
+        """
+        self._background.wait()
+        self._last_step = int(step)
+        self._background.start(self.save, step, groups, plain(state, "state"), score)
+
+    def check(self) -> None:
+        """Raises the error of a background save that has failed; waits for nothing."""
+        self._background.check()
+
+    def wait(self) -> None:
+        """Returns when no save is under way; raises the error of the last one."""
+        self._background.wait()
 
     def latest(self) -> Saved | None:
         """Opens the newest intact checkpoint, with a warning for every newer one that is damaged.
@@ -320,7 +348,7 @@ class Checkpoints:
         if not self.directory.is_dir():
             return
         # A directory that may only be read can still be resumed from: what cannot be cleared stays.
-        with contextlib.suppress(OSError), _locked(self.directory) as alone:
+        with contextlib.suppress(OSError), locked(self.directory) as alone:
             if not alone:
                 return
             for path in sorted(self.directory.iterdir()):
@@ -342,26 +370,6 @@ class Checkpoints:
         with contextlib.suppress(OSError):
             parts.append(f"checkpoints that are there stay as they are: steps {list(self._directories())}")
         return OSError(error.errno, "; ".join(parts), os.fspath(self.directory))
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[bool]:
-    """Holds the directory's lock, which the kernel frees when a process dies; yields False where another has it."""
-    if fcntl is None:
-        yield True
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass  # a network file system without locks: as on Windows
-        yield True
-    finally:
-        os.close(handle)
 
 
 def _open(step: int, path: Path) -> Saved:

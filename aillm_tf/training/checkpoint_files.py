@@ -5,16 +5,22 @@ Every function writes or checks bytes; which checkpoints exist, and which to kee
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import safe_open
+
+try:
+    import fcntl
+except ImportError:  # Windows: that one process writes to a directory is then the user's promise
+    fcntl = None
 
 FORMAT = 1
 STATE_FILE = "state.json"
@@ -175,5 +181,25 @@ def fsync_directory(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[bool]:
+    """Holds the directory's lock, which the kernel frees when a process dies; yields False where another has it."""
+    if fcntl is None:
+        yield True
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass  # a network file system without locks: as on Windows
+        yield True
     finally:
         os.close(handle)

@@ -9,7 +9,18 @@ import yaml
 
 import aillm_tf
 
-HOW_ROWS_ARE_READ = ("text", "label", "pair", "on_bad", "encoding_errors")
+HOW_ROWS_ARE_READ = (
+    "text",
+    "label",
+    "pair",
+    "tokens",
+    "tags",
+    "spans",
+    "source",
+    "target",
+    "on_bad",
+    "encoding_errors",
+)
 
 
 def evaluate_run(folder: Path, uri: str, batch_size: int = 64, progress: bool = True) -> dict[str, float]:
@@ -25,7 +36,10 @@ def evaluate_run(folder: Path, uri: str, batch_size: int = 64, progress: bool = 
         The task's metrics; those of a classifier include ``accuracy_low`` and ``accuracy_high``, 95 % confidence.
     """
     task = aillm_tf.load(folder)
-    data = task.dataset(uri, batch_size=batch_size, **reading_options(task, folder.parent / "config.yaml"))
+    options = reading_options(task, folder.parent / "config.yaml")
+    if "decode" in inspect.signature(task.dataset).parameters:  # texts are written and scored, too
+        options["decode"] = None
+    data = task.dataset(uri, batch_size=batch_size, **options)
     return task.evaluate(data, verbose=1 if progress else 0)
 
 

@@ -109,8 +109,8 @@ def training_facts(rows: list[Mapping[str, Any]]) -> dict[str, float]:
 
     Returns:
         ``steps``, and where the rows have what it takes: ``training_seconds``, ``steps_per_second``,
-        ``examples_per_second``, ``tokens_per_second`` (real tokens), ``padding_fraction`` (padding among all
-        positions computed).
+        ``examples_per_second``, ``tokens_per_second`` (real tokens), ``mfu`` (the mean, by time),
+        ``padding_fraction`` (padding among all positions computed) and ``skipped_steps`` (by the loss-spike guard).
 
     Example:
         >>> rows = [{"step": 1, "examples": 32}, {"step": 2, "examples": 32, "seconds": 0.5}]
@@ -128,6 +128,11 @@ def training_facts(rows: list[Mapping[str, Any]]) -> dict[str, float]:
         if counted:
             seconds = sum(row["seconds"] for row in counted)
             facts[f"{what}_per_second"] = sum(row[what] for row in counted) / seconds
+    rated = [row for row in timed if row.get("mfu")]
+    if rated:
+        facts["mfu"] = sum(row["mfu"] * row["seconds"] for row in rated) / sum(row["seconds"] for row in rated)
+    if any("skipped" in row for row in steps):
+        facts["skipped_steps"] = sum(row.get("skipped", 0) for row in steps)
     padded = [row for row in steps if "tokens" in row and row.get("positions")]
     if padded:
         facts["padding_fraction"] = 1 - sum(r["tokens"] for r in padded) / sum(r["positions"] for r in padded)

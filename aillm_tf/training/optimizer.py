@@ -85,17 +85,25 @@ class AdamW(keras.optimizers.Optimizer):
 
     def local_step(self) -> tf.Tensor:
         """Steps applied so far, int64, in a replica's context."""
-        return _read(self.steps_done)
+        return read_local(self.steps_done)
 
-    def update(self, gradients: list[tf.Tensor | tf.IndexedSlices], factor: tf.Tensor) -> None:
-        """One step, in a replica's context: `gradients` are reduced sums, `factor` divides and clips them.
+    def update(self, gradients: list[tf.Tensor | tf.IndexedSlices], factor: tf.Tensor, taken=True) -> None:
+        """One step, in a replica's context.
 
-        Rows of `IndexedSlices` are different ones: see `step.distinct_rows`.
+        Args:
+            gradients: reduced sums; rows of `IndexedSlices` are different ones: see `step.distinct_rows`.
+            factor: divides and clips them, float32 scalar.
+            taken: bool, also a tensor; where False, only the number of steps done changes, whatever the gradients hold.
         """
         done = self.local_step()
         rate = tf.cast(self._learning_rate(done) if callable(self._learning_rate) else self.learning_rate, tf.float32)
         step = tf.cast(done, tf.float32) + 1.0
         power_1, power_2 = self.beta_1**step, self.beta_2**step
+        # without a branch, so that no device waits for the decision: a step that is not taken is one whose gradient
+        # and rates are 0 and whose betas are 1
+        factor, rate = tf.where(taken, factor, 0.0), tf.where(taken, rate, 0.0)
+        beta_1, beta_2 = (tf.where(taken, beta, 1.0) for beta in (self.beta_1, self.beta_2))
+        average = tf.where(taken, 1.0 - (self.ema or 0.0), 0.0)
         # ResourceApplyAdam adds epsilon to the uncorrected sqrt(v): scaled, it is that of the formula above
         epsilon = self.epsilon * tf.sqrt(1.0 - power_2)
         for i, gradient in enumerate(gradients):
@@ -104,14 +112,13 @@ class AdamW(keras.optimizers.Optimizer):
             if isinstance(gradient, tf.IndexedSlices):
                 states = [v.value for v in (variable, self.momentums[i], self.velocities[i])]
                 corrected = lr * tf.sqrt(1.0 - power_2) / (1.0 - power_1)
-                # 1 - beta in float32, as ResourceApplyAdam computes it
-                betas = (tf.constant(beta) for beta in (self.beta_1, self.beta_2))
-                numbers = (corrected, lr * self.decays[i], *betas, epsilon)
-                _update_rows(states, gradient.indices, gradient.values * factor, numbers)
-                self._update_average(i)
+                numbers = (corrected, lr * self.decays[i], beta_1, beta_2, epsilon)
+                # 0 times a number that is none is 0
+                _update_rows(states, gradient.indices, tf.math.multiply_no_nan(gradient.values, factor), numbers)
+                self._update_average(i, average)
                 continue
             if self.decays[i]:
-                _subtract(variable, _read(variable) * (lr * self.decays[i]))
+                subtract_local(variable, read_local(variable) * (lr * self.decays[i]))
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.value.handle,
                 m=self.momentums[i].value.handle,
@@ -119,18 +126,18 @@ class AdamW(keras.optimizers.Optimizer):
                 beta1_power=power_1,
                 beta2_power=power_2,
                 lr=lr,
-                beta1=self.beta_1,
-                beta2=self.beta_2,
+                beta1=beta_1,
+                beta2=beta_2,
                 epsilon=epsilon,
-                grad=gradient * factor,
+                grad=tf.math.multiply_no_nan(gradient, factor),
             )
-            self._update_average(i)
-        _subtract(self.steps_done, tf.constant(-1, tf.int64))
+            self._update_average(i, average)
+        subtract_local(self.steps_done, tf.constant(-1, tf.int64))
 
-    def _update_average(self, i: int) -> None:
+    def _update_average(self, i: int, share: tf.Tensor) -> None:
         if self.averages:
             average = self.averages[i]
-            _subtract(average, (_read(average) - _read(self._trainable_variables[i])) * (1.0 - self.ema))
+            subtract_local(average, (read_local(average) - read_local(self._trainable_variables[i])) * share)
 
     def get_config(self):
         config = super().get_config()
@@ -145,11 +152,13 @@ class AdamW(keras.optimizers.Optimizer):
 # methods would reduce once more or, with a TPU's several cores, take the first core's copy.
 
 
-def _read(variable: keras.Variable) -> tf.Tensor:
+def read_local(variable: keras.Variable) -> tf.Tensor:
+    """The value of a variable in a replica's context."""
     return tf.raw_ops.ReadVariableOp(resource=variable.value.handle, dtype=variable.value.dtype)
 
 
-def _subtract(variable: keras.Variable, value: tf.Tensor) -> None:
+def subtract_local(variable: keras.Variable, value: tf.Tensor) -> None:
+    """Subtracts from a variable in a replica's context."""
     tf.raw_ops.AssignSubVariableOp(resource=variable.value.handle, value=value)
 
 

@@ -18,6 +18,8 @@ class Training:
     batch_size: int = 32
     # rows x length of a batch, instead of batch_size
     tokens_per_batch: int | None = None
+    # steps within which batches grow to their size, from an eighth of it
+    batch_warmup: int | None = None
     # peak learning rate
     learning_rate: float = 5e-5
     # steps of linear warm-up; below 1, a share of all steps
@@ -30,15 +32,27 @@ class Training:
     ema: float | None = None
     # global norm that gradients are clipped to; 0: not clipped
     clip_norm: float = 1.0
+    # skip a batch whose gradient norm is more than so many times the running average
+    spike_guard: float | None = None
     # micro-batches a batch is cut into, to save memory
     accumulate: int = 1
     # steps run without returning to Python
     steps_per_execution: int = 1
     dtype: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     strategy: Literal["auto", "one", "mirrored", "multi_worker", "tpu"] = "auto"
+    # host:port of every worker of multi_worker, the chief first; by default TF_CONFIG or SLURM says who they are
+    cluster: list[str] | None = None
+    # which of them this process is, from 0; by default SLURM_PROCID
+    worker: int | None = None
+    # seconds after which a worker that did not come, or fell silent, is named and given up
+    worker_timeout: float = 300.0
     # pad all rows to the maximal length; by default on TPUs only
     fixed_length: bool | None = None
-    # steps from one checkpoint to the next, besides the one after every epoch
+    # steps after which to validate, instead of after every epoch
+    validation_every: int | None = None
+    # end after so many validations in a row without a better score
+    patience: int | None = None
+    # steps from one checkpoint to the next, besides the one after every validation
     checkpoint_every: int | None = None
     # newest checkpoints to keep
     keep: int = 2
@@ -46,6 +60,16 @@ class Training:
     restore_best: bool = False
     # of weights, order and noise
     seed: int = 0
+    # decay of Adam's second moment; 0.98 goes with large rates and short runs, as of translators
+    beta_2: float = 0.999
+
+
+def open_strategy(options: Training):
+    """The `tf.distribute` strategy that the options ask for; of several workers, it waits for all of them."""
+    from aillm_tf.training.strategy import strategy
+
+    cluster = {"cluster": options.cluster, "worker": options.worker, "timeout": options.worker_timeout}
+    return strategy(options.strategy, **cluster)
 
 
 def batches(task, rows, options: Training, **columns):
@@ -74,9 +98,16 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
     Returns:
         The Keras `History`.
     """
+    import keras
+
+    from aillm_tf.training.batch_growth import GrowingBatches
     from aillm_tf.training.optimizer import adamw
 
-    steps = options.steps or options.epochs * data.steps_per_epoch
+    steps = options.epochs * data.steps_per_epoch
+    if options.batch_warmup is not None:
+        data = GrowingBatches(data, options.batch_warmup)
+        steps = data.steps_of(steps)
+    steps = options.steps or steps
     optimizer = adamw(
         options.learning_rate,
         steps=steps,
@@ -85,19 +116,29 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
         weight_decay=options.weight_decay,
         layer_decay=options.layer_decay,
         ema=options.ema,
+        beta_2=options.beta_2,
     )
     task.compile(
         optimizer,
         clip_norm=options.clip_norm or None,
         accumulate=options.accumulate,
         steps_per_execution=options.steps_per_execution,
+        spike_guard=options.spike_guard,
     )
+    callbacks = run.callbacks(data)
+    if options.patience is not None:
+        if not best or validation is None:
+            raise ValueError("training.patience counts validations: give validation data")
+        lower = best.startswith("-")
+        stop = {"patience": options.patience, "mode": "min" if lower else "max", "verbose": 1}
+        callbacks.append(keras.callbacks.EarlyStopping(f"val_{best.removeprefix('-')}", **stop))
     checkpoints = run.checkpoints(keep=options.keep, every_steps=options.checkpoint_every, best=best)
     history = task.fit(
         data,
         validation_data=validation,
+        validation_every=options.validation_every,
         steps=steps,
-        callbacks=run.callbacks(data),
+        callbacks=callbacks,
         checkpoints=checkpoints,
         verbose=verbose,
     )

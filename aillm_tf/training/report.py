@@ -14,6 +14,7 @@ from aillm_tf import machine
 from aillm_tf.config import flatten
 from aillm_tf.files import write_atomic
 from aillm_tf.training.charts import Line, chart, smoothed
+from aillm_tf.training.marked_text import STYLE, marked_texts
 from aillm_tf.training.metrics_log import plain_numbers
 from aillm_tf.training.report_template import TEMPLATE
 
@@ -23,10 +24,12 @@ SPEED = {
     "training_seconds": ("training time", "{:,.1f} s"),
     "examples_per_second": ("examples / s", "{:,.1f}"),
     "tokens_per_second": ("tokens / s", "{:,.0f}"),
+    "mfu": ("MFU", "{:.1%}"),
     "padding_fraction": ("padding", "{:.1%}"),
+    "skipped_steps": ("skipped steps", "{:,.0f}"),
     "seconds_to_first_step": ("to first step", "{:,.1f} s"),
 }
-SHOWN_APART = {"scores", "confusion", "labels", "tables", "versions", "hardware", "date", "task", *SPEED}
+SHOWN_APART = {"scores", "confusion", "labels", "tables", "marked", "versions", "hardware", "date", "task", *SPEED}
 
 
 def write_report(
@@ -40,7 +43,8 @@ def write_report(
     Args:
         directory: where; must exist.
         report: ``task``, ``seed``, ``scores`` and whatever else was measured; ``confusion`` ((classes, classes)
-            counts, row is the true class) with ``labels``; ``tables``, title -> list of dicts with the same keys.
+            counts, row is the true class) with ``labels``; ``tables``, title -> list of dicts with the same keys;
+            ``marked``, title -> rows as `aillm_tf.training.marked_text` shows them.
         curves: name -> rows of metrics.jsonl. Several are drawn into the same charts; a single one may be named "".
         config_yaml: the resolved config, for the page.
 
@@ -98,6 +102,7 @@ def report_page(
         _section("Validation", _validation(curves)),
         _section("Confusion", _confusion(report)),
         _section("Classes", _classes(report)),
+        *(_section(name, marked_texts(rows)) for name, rows in report.get("marked", {}).items()),
         _section("Facts", _pairs(plain)),
         _section("Config", f"<pre>{escape(config_yaml)}</pre>" if config_yaml else ""),
         _section("Versions", _pairs(report.get("versions", {}))),
@@ -107,6 +112,7 @@ def report_page(
     page = TEMPLATE
     for mark, value in (("TITLE", escape(title)), ("SUBTITLE", escape(subtitle)), ("BODY", "\n".join(sections))):
         page = page.replace(f"<!--{mark}-->", value)
+    page = page.replace("</style>", f"{STYLE}</style>", 1)
     return page
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 
 from aillm_tf.config import diff, flatten, to_plain, to_yaml
 from aillm_tf.files import write_atomic
+from aillm_tf.training.cluster import is_chief
 from aillm_tf.training.metrics_log import read_rows, training_facts
 from aillm_tf.training.report import write_report
 
@@ -22,6 +25,7 @@ except ImportError:  # Windows: that one process writes to a directory is then t
 
 # Options that change where or how fast a run computes, not its loss curve: a resumed run may change them.
 MAY_CHANGE = {"out", "track", "strategy", "accumulate", "steps_per_execution", "keep", "checkpoint_every"}
+MAY_CHANGE |= {"cluster", "worker", "worker_timeout"}
 
 
 class Run:
@@ -30,6 +34,9 @@ class Run:
     ::
 
         config.yaml  metrics.jsonl  tensorboard/  checkpoints/  model/  export/  report.json  report.html  lock
+
+    Of several workers, the chief alone writes there. For the others `directory` is one of their own that `close`
+    deletes; from `directory` they only read the checkpoints.
 
     Args:
         directory: made if missing.
@@ -50,9 +57,11 @@ class Run:
     def __init__(self, directory: str | os.PathLike, config: Any, track: str | None = None):
         if track not in (None, "wandb"):
             raise ValueError(f"track is {track!r}: the only tracker besides TensorBoard is 'wandb'")
-        self.directory = Path(directory)
+        self.directory = self._shared = Path(directory)
         self.config = config
         self.track = track
+        if not is_chief():
+            self.directory, self.track = Path(tempfile.mkdtemp(prefix="aillm_worker_")), None
         self.model_folder = self.directory / "model"
         self._log = None
         self._wandb = None
@@ -101,7 +110,7 @@ class Run:
         """The run's checkpoints; see aillm_tf.training.checkpoint.Checkpoints."""
         from aillm_tf.training.checkpoint import Checkpoints
 
-        return Checkpoints(self.directory / "checkpoints", keep=keep, every_steps=every_steps, best=best)
+        return Checkpoints(self._shared / "checkpoints", keep=keep, every_steps=every_steps, best=best)
 
     def rows(self) -> list[dict]:
         """The rows of metrics.jsonl; none before the first step."""
@@ -141,6 +150,8 @@ class Run:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+        if self.directory != self._shared:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Run:
         return self

@@ -8,6 +8,7 @@ the number of replicas nor that of micro-batches changes the result beyond the r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -32,25 +33,83 @@ def distinct_rows(gradient):
     return tf.IndexedSlices(tf.math.unsorted_segment_sum(gradient.values, at, tf.size(rows)), rows)
 
 
+RESULTS = ("loss", "weight", "gradient_norm", "skipped", "leaving")
+
+
 def make_train_function(task) -> Callable:
-    """`function(iterator, steps) -> {"loss", "weight", "gradient_norm"}`, each (steps,) float32.
+    """`function(iterator, steps, leaving) -> {name: (steps,) float32}` for the names in `RESULTS`.
+
+    `loss` and `weight` are sums over the global batch. `skipped` is 1 where the guard left the step out. A loss or
+    gradient that is not finite is not applied, and neither are the steps after it in the same call: the weights stay
+    those that the faulty step began with. `leaving` (float32 scalar) comes back summed over all replicas: with
+    several workers, all hear of the signal that one got.
 
     Args:
         task: a compiled Task.
     """
-    strategy, optimizer = task.strategy, task.optimizer
-    variables = [v.value for v in task.trainable_variables]
-    micro, clip, seed = task.accumulate, task.clip_norm, task.seed
-    # a token table's gradient may stay a few rows where nothing is to be added to it
-    keep_rows = micro == 1 and strategy.num_replicas_in_sync == 1 and not task.jit_compile
+    strategy = task.strategy
+    keep_sums_in_order()
+    replica_step = make_replica_step(task, strategy.num_replicas_in_sync)
 
-    def gradients(batch: dict, key):
+    @tf.function(reduce_retracing=True)
+    def function(iterator, steps, leaving=0.0):
+        arrays = [tf.TensorArray(tf.float32, steps) for _ in RESULTS]
+        sound = tf.constant(True)
+        for i in tf.range(steps):
+            result = strategy.run(replica_step, args=(next(iterator), sound, leaving))
+            # equal on all replicas after the reduction: the first one speaks
+            first = {name: strategy.experimental_local_results(value)[0] for name, value in result.items()}
+            sound = first["sound"]
+            arrays = [array.write(i, first[name]) for array, name in zip(arrays, RESULTS, strict=True)]
+        return {name: array.stack() for name, array in zip(RESULTS, arrays, strict=True)}
+
+    return function
+
+
+def keep_sums_in_order() -> None:
+    """Lets the functions that this thread calls add up gradients as they are written down.
+
+    TensorFlow's memory optimizer takes a CPU for one of 256 MB, and where a step seems to need more it adds them up in
+    the order in which they are ready: the last bits then differ from run to run, and in nested loops (micro-batches,
+    several replicas) the step fails, as its "tmp_var" already exists.
+    """
+    from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+    from tensorflow.python.eager import context  # the options of calls have no public name
+
+    options = context.context().function_call_options
+    config = config_pb2.ConfigProto.FromString(options.config_proto_serialized)
+    config.graph_options.rewrite_options.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
+    context.context().function_call_options = context.FunctionCallOptions(options.executor_type, config)
+
+
+def make_replica_step(task, replicas: int, context: Callable = tf.distribute.get_replica_context) -> Callable:
+    """`function(batch, sound, leaving)`: one step as each replica runs it.
+
+    Args:
+        task: a compiled Task.
+        replicas: in all.
+        context: gives the replica's number and its reduction, as `tf.distribute.get_replica_context` does.
+    """
+    optimizer, variables = task.optimizer, [v.value for v in task.trainable_variables]
+    micro, clip, seed, guard = task.accumulate, task.clip_norm, task.seed, task.guard
+    several = hasattr(task, "turn")  # objectives, of which each step has one
+    # a token table's gradient may stay a few rows where nothing is to be added to it
+    keep_rows = micro == 1 and replicas == 1 and not task.jit_compile and not several
+
+    def gradients_of(loss_terms, batch: dict, key):
         # tape.gradient is inside too: a recomputed block is traced there
         with fast.fused(task.fuse_on_cpu), tf.GradientTape() as tape:
-            total, weight = task.loss_terms(batch, seed=key)
+            total, weight = loss_terms(batch, seed=key)
         with fast.fused(task.fuse_on_cpu):
             grads = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [distinct_rows(g) if keep_rows else tf.convert_to_tensor(g) for g in grads], total, weight
+
+    def gradients(batch: dict, key):
+        if not several:
+            return gradients_of(task.loss_terms, batch, key)
+        number, objectives = task.turn(batch)
+        # the backward pass is within the branch: nothing of the others is computed, and nothing is handed out of it
+        return tf.switch_case(number, [functools.partial(gradients_of, *each, key) for each in objectives])
 
     if task.jit_compile:
         gradients = tf.function(gradients, jit_compile=True)
@@ -74,32 +133,26 @@ def make_train_function(task) -> Callable:
         return sums[:-2], sums[-2], sums[-1]
 
     @tf.autograph.experimental.do_not_convert
-    def replica_step(batch: dict):
-        context = tf.distribute.get_replica_context()
-        step = optimizer.local_step()
-        grads, total, weight = accumulated(batch, step, context.replica_id_in_sync_group)
-        if strategy.num_replicas_in_sync > 1:
-            *grads, total, weight = context.all_reduce(tf.distribute.ReduceOp.SUM, [*grads, total, weight])
+    def replica_step(batch: dict, sound, leaving):
+        replica, step = context(), optimizer.local_step()
+        grads, total, weight = accumulated(batch, step, replica.replica_id_in_sync_group)
+        if replicas > 1:
+            mine = [*grads, total, weight, tf.identity(leaving)]  # on this replica's device, unlike an argument
+            *grads, total, weight, leaving = replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
         # a batch without any weight (every row skipped) must not divide by zero
         factor = 1.0 / tf.maximum(weight, 1e-8)
         norm = tf.linalg.global_norm(grads) * factor
         if clip:
             factor = factor * tf.minimum(1.0, clip / tf.maximum(norm, 1e-12))
-        optimizer.update(grads, factor)
-        return {"loss": total, "weight": weight, "gradient_norm": norm}
+        sound = sound & tf.math.is_finite(norm) & tf.math.is_finite(total)
+        usable = sound & (weight > 0.0)  # a batch of which nothing counts changes nothing
+        taken = usable if guard is None else usable & guard.accepts(norm, usable)
+        optimizer.update(grads, factor, taken)
+        skipped = tf.cast(usable & ~taken, tf.float32)
+        results = (total, weight, norm, skipped, leaving)
+        return {**dict(zip(RESULTS, results, strict=True)), "sound": sound}
 
-    @tf.function(reduce_retracing=True)
-    def function(iterator, steps):
-        names = ("loss", "weight", "gradient_norm")
-        arrays = [tf.TensorArray(tf.float32, steps) for _ in names]
-        for i in tf.range(steps):
-            result = strategy.run(replica_step, args=(next(iterator),))
-            # equal on all replicas after the reduction: the first one speaks
-            first = {name: strategy.experimental_local_results(result[name])[0] for name in names}
-            arrays = [array.write(i, first[name]) for array, name in zip(arrays, names, strict=True)]
-        return {name: array.stack() for name, array in zip(names, arrays, strict=True)}
-
-    return function
+    return replica_step
 
 
 def by_halves(function: Callable, batch: dict) -> tuple[dict, dict]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import tensorflow as tf
+
+from aillm_tf.training import cluster as clusters
 
 NAMES = ("auto", "one", "mirrored", "multi_worker", "tpu")
 
@@ -23,20 +26,55 @@ def _tpu() -> tf.distribute.TPUStrategy:
     return tf.distribute.TPUStrategy(resolver)
 
 
-def strategy(name: str = "auto") -> tf.distribute.Strategy:
+@cache
+def _multi_worker(cluster: clusters.Cluster, timeout: float) -> tf.distribute.Strategy:
+    from tensorflow.python.eager import context  # TensorFlow has no public name for the coordination service
+
+    clusters.join(cluster, timeout)
+    milliseconds = int(timeout * 1000)
+    job = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker",
+        task_id=cluster.index,
+        rpc_layer="grpc",
+    )
+    if len(cluster.addresses) > 1:
+        from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+
+        context.context().configure_coordination_service(
+            service_type="standalone",
+            service_leader="/job:worker/replica:0/task:0",
+            heartbeat_timeout_in_ms=milliseconds,
+            cluster_register_timeout_in_ms=milliseconds,
+            shutdown_barrier_timeout_in_ms=milliseconds,
+            coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=len(cluster.addresses))],
+        )
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=job)
+    if len(cluster.addresses) > 1:
+        clusters.watch_over_others()
+    return strategy
+
+
+def strategy(
+    name: str = "auto", *, cluster: Sequence[str] | None = None, worker: int | None = None, timeout: float = 300.0
+) -> tf.distribute.Strategy:
     """A `tf.distribute` strategy.
 
     Args:
         name: "auto" (TPU, else all GPUs, else one device), "one", "mirrored" (all GPUs, or all logical CPU devices),
-            "multi_worker" (the cluster of TF_CONFIG; call it before any other TensorFlow op), or "tpu" (the chips of
-            this host).
+            "multi_worker" (several processes, each with its GPUs or CPU; call it before any other TensorFlow op), or
+            "tpu" (the chips of this host).
+        cluster: of "multi_worker": `host:port` of every worker, the chief first; None: TF_CONFIG, else SLURM says.
+        worker: which of them this process is; None: SLURM_PROCID.
+        timeout: seconds after which a worker that did not come, or fell silent, is given up.
 
     Returns:
         The strategy; build the model within its `scope()`.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or nothing says who the workers are.
         RuntimeError: the hardware asked for is not there.
+        TimeoutError: a worker did not come; names it.
 
     Example:
         >>> with strategy("one").scope():
@@ -45,7 +83,7 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
     if name not in NAMES:
         raise ValueError(f"unknown strategy {name!r}: choose from {', '.join(NAMES)}")
     if name == "multi_worker":  # before anything looks at devices: it must configure them first
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multi_worker(clusters.find(cluster or (), worker), timeout)
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         if tf.config.list_physical_devices("TPU"):

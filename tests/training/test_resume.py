@@ -181,6 +181,27 @@ def test_steps_of_one_execution_end_where_a_checkpoint_is_due(make_classifier, r
     assert {**first.losses, **then.losses} == expected.losses
 
 
+@SLOW
+def test_pretraining_moved_from_2_replicas_to_1_continues_the_curve(make_masked_lm, reviews, tmp_path, two_replicas):
+    def pretrain(folder, callback, scope=None):
+        with (scope or strategy("one")).scope():
+            model = make_masked_lm()
+        model.compile(adamw(5e-3, steps=STEPS, warmup=2, ema=0.9), spike_guard=5.0)
+        model.fuse_on_cpu = False
+        data = model.dataset([text for text, _ in reviews], batch_size=6, shuffle=True, seed=1, fixed_length=True)
+        options = {"callbacks": [callback], "checkpoints": Checkpoints(folder, every_steps=2), "verbose": 0}
+        model.fit(data, validation_data=data, validation_every=4, steps=STEPS, **options)
+
+    whole, first, then = At(), At(5, killed), At()
+    pretrain(tmp_path / "whole", whole)
+    with pytest.raises(Killed):
+        pretrain(tmp_path / "moved", first, two_replicas)
+    pretrain(tmp_path / "moved", then)
+    assert min(then.losses) == 5
+    losses = {**first.losses, **then.losses}
+    np.testing.assert_allclose([losses[step] for step in whole.losses], list(whole.losses.values()), atol=1e-5)
+
+
 # The command, killed by the system
 
 
@@ -191,6 +212,18 @@ def command(out, data, *options):
         *("--model.preset", "tiny", "--model.vocab_size", "120", "--model.max_length", "16", "--model.dropout", "0.1"),
         *("--training.batch_size", "6", "--training.epochs", "2", "--training.checkpoint_every", "3"),
         *("--training.dtype", "float32", "--training.fixed_length", "true", *options),
+    ]
+
+
+def pretraining(out, data):
+    return [
+        *(sys.executable, "-m", "aillm_tf.cli", "train", "pretrain", "--out", str(out)),
+        *("--data.train", str(data), "--data.validation", str(data), "--data.text", "0", "--data.deduplicate", "false"),
+        *("--model.preset", "tiny", "--model.vocab_size", "120", "--model.max_length", "16", "--model.dropout", "0.1"),
+        *("--training.batch_size", "16", "--training.steps", "40", "--training.batch_warmup", "14"),
+        *("--training.spike_guard", "5", "--training.ema", "0.9", "--training.patience", "9"),
+        *("--training.checkpoint_every", "3", "--training.validation_every", "10", "--training.dtype", "float32"),
+        *("--training.fixed_length", "true", "--training.weight_decay", "0.1"),
     ]
 
 
@@ -259,6 +292,21 @@ def test_kill_9_again_and_again_at_random_steps(attempt, lines, tmp_path):
         finish(start(command(tmp_path / "broken", lines)))
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     assert epochs(tmp_path / "broken") == epochs(tmp_path / "whole")
+
+
+@SLOW
+def test_pretraining_killed_three_times_at_random_ends_in_the_same_weights(lines, tmp_path):
+    rng, whole, broken = np.random.default_rng(), tmp_path / "whole", tmp_path / "broken"
+    finish(start(pretraining(whole, lines)))
+    for step in sorted(rng.choice(np.arange(1, 40), 3, replace=False)):
+        print("killed at step", step)
+        process = start(pretraining(broken, lines))
+        assert kill_after(process, broken, int(step)) == -signal.SIGKILL
+    finish(start(pretraining(broken, lines)))
+    assert losses(broken) == losses(whole) and len(losses(whole)) == 40
+    assert epochs(broken) == epochs(whole)
+    weights = [(out / "model" / "model.safetensors").read_bytes() for out in (whole, broken)]
+    assert weights[0] == weights[1]
 
 
 @SLOW

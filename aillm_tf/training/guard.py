@@ -1,0 +1,73 @@
+"""The loss-spike guard: a batch whose gradient norm is far above its running average is skipped.
+
+It works inside the step, on the norm of the reduced gradient: every replica decides alike, and nothing waits for the
+host. Its numbers are a part of every checkpoint.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aillm_tf.training.optimizer import read_local, subtract_local
+
+DECAY = 0.98  # of the running average: about the last 50 steps
+LEARNED = 20  # steps whose norms are only taken into the average, before one is judged
+
+
+class SpikeGuard:
+    """Says of each step whether it is taken.
+
+    A norm above `limit` times the average of the norms so far is an outlier. Into the average it goes as the limit
+    itself, so that a lasting change of the norms is followed within some dozens of steps instead of being skipped for
+    ever. Norms that are not finite are for `diagnose.py`, which ends the run.
+
+    Args:
+        limit: how many times the average is too much.
+
+    Example:
+        >>> guard = SpikeGuard(4.0)
+        >>> taken = [bool(guard.accepts(tf.constant(norm), tf.constant(True))) for norm in [1.0] * 30 + [5.0, 1.0]]
+        >>> taken[-3:], int(guard.skipped.numpy())
+        ([True, False, True], 1)
+
+    Reference:
+        Chowdhery et al. 2022 (PaLM), section 5.1, https://arxiv.org/abs/2204.02311: steps with a spike are left out.
+    """
+
+    def __init__(self, limit: float):
+        if not limit > 1.0:
+            raise ValueError(f"spike_guard is {limit}: give how many times the average norm is too much, above 1")
+        self.limit = limit
+        self.total = keras.Variable(0.0, trainable=False, name="spike_total")  # the average, not yet divided
+        self.seen = keras.Variable(0, dtype="int64", trainable=False, name="spike_seen")
+        self.skipped = keras.Variable(0, dtype="int64", trainable=False, name="spike_skipped")
+
+    def accepts(self, norm: tf.Tensor, usable: tf.Tensor) -> tf.Tensor:
+        """Judges a norm and takes it into the average, in a replica's context.
+
+        Args:
+            norm: float32 scalar, of the gradient of the global batch.
+            usable: bool scalar; where False the norm is not looked at: it is not finite, or of a batch without weight.
+
+        Returns:
+            bool scalar: whether the step is to be taken.
+        """
+        total, seen = read_local(self.total), read_local(self.seen)
+        highest = self.limit * total / tf.maximum(1.0 - DECAY ** tf.cast(seen, tf.float32), 1e-8)
+        outlier = usable & (seen >= LEARNED) & (norm > highest)
+        counted = tf.where(outlier, highest, norm)
+        subtract_local(self.total, tf.where(usable, (1.0 - DECAY) * (total - counted), 0.0))
+        subtract_local(self.seen, -tf.cast(usable, tf.int64))
+        subtract_local(self.skipped, -tf.cast(outlier, tf.int64))
+        return ~outlier
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Its numbers, for a checkpoint."""
+        return {name: keras.ops.convert_to_numpy(getattr(self, name)) for name in ("total", "seen", "skipped")}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Assigns what `state` returned."""
+        for name, value in state.items():
+            getattr(self, name).assign(value)
