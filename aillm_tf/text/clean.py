@@ -4,6 +4,7 @@ Notable here:
 - Entities are unescaped only where the semicolon stands, so that ``?a=1&region=2`` stays what it was.
 - A link ends at a Chinese or Japanese character, because those languages write no space after it.
 - Every dropped row is counted under one reason; nothing is dropped silently.
+- Rows (:func:`clean_text`) become one line. Documents (``DOCUMENT_STAGES``) keep their lines and paragraphs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 import html
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -147,3 +148,99 @@ def clean_rows(texts: Iterable[str], options: CleanOptions = CleanOptions()) -> 
             rows.append(row)
     counts["kept"] = len(kept)
     return Cleaned(kept, np.asarray(rows, np.int64), counts)
+
+
+# Documents ----------------------------------------------------------------------------------------------------------
+
+# What looks like a tag and is none of these is text: <unk>, vector<T>.
+_ELEMENT_NAMES = (
+    "abbr acronym address article aside audio base big blockquote body br button canvas caption center cite col "
+    "colgroup dd del details dfn dialog dir div dl dt embed fieldset figcaption figure footer form frame frameset "
+    "h1 h2 h3 h4 h5 h6 head header hr html iframe img input ins kbd label legend li link main map menu meta nav "
+    "noframes noscript object ol optgroup option output p param picture pre q samp script section select source "
+    "strike style summary svg table tbody td template textarea tfoot th thead time title tr track tt ul var video "
+    "wbr"
+)
+_ELEMENTS = _INLINE | frozenset(_ELEMENT_NAMES.split())
+_ODD_SPACE = re.compile(r"[\t\v\f\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+_LINE_END = re.compile(r"[^\S\n]+$", re.MULTILINE)
+_BLANK_LINES = re.compile(r"\n{3,}")
+# A short line that holds one of these is the page around the text, not the text.
+_BOILERPLATE = (
+    "terms of use", "terms of service", "terms and conditions apply", "privacy policy", "cookie policy",
+    "uses cookies", "use of cookies", "use cookies", "accept cookies", "enable javascript", "javascript is disabled",
+    "javascript must be enabled", "all rights reserved", "share on facebook", "share on twitter", "share this:",
+    "click here to subscribe", "sign up for our newsletter", "skip to content", "skip to main content",
+    "leave a reply cancel", "your email address will not be published", "powered by wordpress",
+    "版权所有", "未经许可", "未经授权", "责任编辑", "京icp备", "点击查看更多", "分享到微信", "隐私政策",
+)  # fmt: skip
+_BOILERPLATE_LINE = 200  # characters; a longer line that mentions cookies may well be about cookies
+
+
+def normalise(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
+    """One Unicode form; lines end in ``\\n`` without spaces before it; plain spaces; at most one blank line.
+
+    Example:
+        >>> normalise("Cafe\\u0301 \\r\\n\\r\\n\\r\\n\\tend\\xa0.")
+        'Café\\n\\n end .'
+    """
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.isascii():
+        text = unicodedata.normalize(form, text)
+    text = _LINE_END.sub("", _ODD_SPACE.sub(" ", text))
+    return _BLANK_LINES.sub("\n\n", text).strip()
+
+
+def drop_markup(text: str) -> str:
+    """Take HTML tags, comments and entities out; a tag that ends a block ends a line.
+
+    Example:
+        >>> drop_markup("<p>A <b>bold</b> word</p><p>R&amp;D, 1 < 2</p>")
+        '\\nA bold word\\n\\nR&D, 1 < 2\\n'
+    """
+    if "<" in text:
+        text = _TAG.sub(_line_end, _HIDDEN.sub(" ", text))
+    if "&" in text:
+        text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+    return text
+
+
+def _line_end(tag: re.Match) -> str:
+    name = tag[1].lower()
+    return tag[0] if name not in _ELEMENTS else "" if name in _INLINE else "\n"
+
+
+def drop_control(text: str) -> str:
+    """Take out control characters, lone surrogates, U+FFFD and invisible marks; tabs and line ends stay."""
+    return _CONTROL.sub("", text)
+
+
+def drop_boilerplate(text: str) -> str:
+    """Take out the lines that belong to a web page rather than to its text: cookie notices, sharing, copyright.
+
+    Example:
+        >>> drop_boilerplate("A story.\\nThis site uses cookies.\\nAll rights reserved. © 2020")
+        'A story.'
+
+    Reference:
+        Raffel et al., 2020, section 2.2 (C4); the phrases here are of this package.
+    """
+    lower = text.lower()
+    if not any(phrase in lower for phrase in _BOILERPLATE):
+        return text
+    kept = []
+    for line in text.split("\n"):
+        lower = line.lower()
+        if len(line) > _BOILERPLATE_LINE or not any(phrase in lower for phrase in _BOILERPLATE):
+            kept.append(line)
+    return "\n".join(kept).strip()
+
+
+# In this order; each is a pure function of the text.
+DOCUMENT_STAGES: dict[str, Callable[[str], str]] = {
+    "markup": drop_markup,
+    "control": drop_control,
+    "normalise": normalise,
+    "boilerplate": drop_boilerplate,
+}

@@ -1,0 +1,220 @@
+"""Prepared corpora as data sets: packed rows, read from the disk by their number.
+
+Notable here: a shard is mapped, not loaded; any step can be the first one, at once; a shard that is torn, changed or
+missing is named when the corpus is opened, before any step is made with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from aillm_tf.data.pipeline import Dataset, Ragged
+from aillm_tf.data.prepare_rows import lengths_file
+from aillm_tf.data.shard_files import Layout, columns, vocabulary_hash
+from aillm_tf.data.tables import listing
+
+COLUMNS = ("token_ids", "packed_ids", "positions", "valid")
+_BLOCK = 4096  # rows looked at together when all are read
+
+
+def is_prepared(source: Any) -> bool:
+    """Whether this names a folder that ``aillm prepare`` finished; ":split" may follow it.
+
+    Example:
+        >>> is_prepared("corpus:validation")
+        False
+    """
+    return isinstance(source, (str, os.PathLike)) and (_folder_and_split(source)[0] / "manifest.json").is_file()
+
+
+def _folder_and_split(source: str | os.PathLike) -> tuple[Path, str]:
+    path = Path(source).expanduser()
+    folder, _, split = os.fspath(source).rpartition(":")
+    if path.exists() or not folder or not Path(folder).expanduser().is_dir():
+        return path, "train"
+    return Path(folder).expanduser(), split
+
+
+class ShardDataset(Dataset):
+    """Rows of a prepared corpus; see `aillm_tf.data.pipeline.Dataset` for what it does, `open_shards` to make one.
+
+    A batch has "token_ids", "packed_ids" (1, 2, 3 ... for the documents of a row, 0 at padding), "positions" (from 0
+    in each document) and "valid", each (batch, row length) int32; "weight" and "row".
+
+    Attributes: ``manifest``; ``split`` (what the manifest says of it: "rows", "tokens", "segments", "bytes", ...);
+    ``tokenizer_folder``; ``bytes_per_token`` (UTF-8 bytes of the text for each token, special tokens counted).
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], split: str, keep: tuple[str, ...] | None, **options):
+        self.folder, self.manifest, self.split = folder, manifest, manifest["splits"][split]
+        self.tokenizer_folder = folder / "tokenizer"
+        self.bytes_per_token: float = self.split["bytes_per_token"]
+        self.layout = Layout(manifest["length"], manifest["dtype"])
+        self._keep = COLUMNS if keep is None else keep
+        shards = self.split["shards"]
+        self._first = np.cumsum([0, *(shard["rows"] for shard in shards)])
+        shape = self.layout.record
+        self._maps = [np.memmap(folder / shard["name"], np.uint8, "r").reshape(-1, shape) for shard in shards]
+        offsets = np.concatenate([[0], np.cumsum(np.load(folder / lengths_file(split)), dtype=np.int64)])
+        super().__init__(
+            {"token_ids": Ragged(np.zeros(0, np.int32), offsets)},
+            max_length=manifest["length"],
+            fixed_length=True,
+            **options,
+        )
+        self.columns = {}  # on the disk
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of the data and its order: equal exactly when every batch is."""
+        shards = [shard["sha256"] for shard in self.split["shards"]]
+        return hashlib.sha256(json.dumps([super().fingerprint, shards, self._keep]).encode()).hexdigest()[:16]
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Rows by number, -1 for one that only fills a batch.
+
+        Args:
+            rows: (batch,) int64.
+
+        Returns:
+            token_ids, packed_ids, positions, valid: (batch, length) int32.
+        """
+        raw = np.zeros((len(rows), self.layout.record), np.uint8)
+        shard = np.searchsorted(self._first, rows, "right") - 1
+        for number in np.unique(shard[rows >= 0]):
+            mine = np.flatnonzero(shard == number)
+            raw[mine] = self._maps[number][rows[mine] - self._first[number]]
+        found = columns(self.layout, raw)
+        found[0][rows < 0] = self.manifest["pad_id"]
+        return found
+
+    def segments(self) -> Ragged:
+        """All documents (those longer than a row, in pieces) with their special tokens, read into memory."""
+        ids, counts = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+        for begin in range(0, len(self), _BLOCK):
+            token_ids, _, positions, valid = self.read(np.arange(begin, min(len(self), begin + _BLOCK)))
+            inside = valid > 0
+            ids.append(token_ids[inside])
+            starts = np.flatnonzero(positions[inside] == 0)
+            counts.append(np.diff(np.r_[starts, len(ids[-1])]))
+        return Ragged(np.concatenate(ids), np.concatenate([[0], np.cumsum(np.concatenate(counts))]))
+
+    def _gather(self, columns: dict, row, lengths, epoch) -> dict:
+        values = tf.numpy_function(self.read, [row], [tf.int32] * len(COLUMNS), stateful=False)
+        batch = {
+            name: tf.ensure_shape(value, (row.shape[0], self.layout.length))
+            for name, value in zip(COLUMNS, values, strict=True)
+            if name in self._keep
+        }
+        if "bytes" in self._keep:
+            tokens = tf.reduce_sum(values[COLUMNS.index("valid")], axis=1)
+            batch["bytes"] = tf.cast(tokens, tf.float32) * self.bytes_per_token
+        return self._finish(batch, row, lengths, epoch)
+
+
+def open_shards(
+    source: str | os.PathLike,
+    split: str | None = None,
+    *,
+    batch_size: int | None = None,
+    tokens_per_batch: int | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    noise: Callable | None = None,
+    noise_name: str = "",
+    keep: tuple[str, ...] | None = None,
+    tokenizer=None,
+    max_length: int | None = None,
+    verify: bool = True,
+) -> ShardDataset:
+    """Open a corpus that ``aillm prepare`` wrote.
+
+    Args:
+        source: its folder; ":split" may follow it.
+        split: "train" (the default) or "validation".
+        batch_size: rows of a global batch; or
+        tokens_per_batch: rows x length of a global batch.
+        shuffle, seed, noise, noise_name: as of `Dataset`; noise sees the columns of a row.
+        keep: which of token_ids, packed_ids, positions and valid to give; None: all of them. "bytes", only where it is
+            named, is (batch,) float32, the bytes of text of a row, exact over all rows of the split.
+        tokenizer: of the model; None: it is not compared with that of the corpus.
+        max_length: tokens that a row of the model may have.
+        verify: compare every shard with its sha256, which reads it once; False: only with its size.
+
+    Returns:
+        :class:`ShardDataset`.
+
+    Raises:
+        FileNotFoundError: no prepared corpus, or a shard is missing.
+        ValueError: no such split; a shard is torn or changed; another tokenizer; rows that are too long.
+
+    Example:
+        >>> data = open_shards("corpus", batch_size=32, shuffle=True)  # doctest: +SKIP
+        >>> next(iter(data.batches(first_step=90_000)))["packed_ids"].shape  # doctest: +SKIP
+        TensorShape([32, 512])
+    """
+    folder, named = _folder_and_split(source)
+    split = split or named
+    if not (folder / "manifest.json").is_file():
+        unfinished = (folder / "work").is_dir()
+        told = (
+            "`aillm prepare` has not finished it: run the same command again"
+            if unfinished
+            else "no manifest.json there"
+        )
+        raise FileNotFoundError(f"{folder} is not a prepared corpus: {told}")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    if split not in manifest["splits"]:
+        raise ValueError(f"{folder} has no split {split!r}; it has: {listing(manifest['splits'])}")
+    if not manifest["splits"][split]["rows"]:
+        raise ValueError(f"{folder}: nothing was held out for {split!r}: prepare it with validation above 0")
+    if max_length is not None and manifest["length"] > max_length:
+        raise ValueError(
+            f"{folder} has rows of {manifest['length']} tokens, the model takes {max_length}: give max_length="
+            f"{manifest['length']}, or prepare the corpus with length={max_length}"
+        )
+    if tokenizer is not None and vocabulary_hash(tokenizer) != manifest["tokenizer"]["vocabulary"]:
+        raise ValueError(
+            f"{folder} was tokenized with another vocabulary: take the tokenizer in {folder / 'tokenizer'}, or prepare "
+            "the corpus with the tokenizer of the model"
+        )
+    for shard in manifest["splits"][split]["shards"]:
+        _check(folder / shard["name"], shard, verify)
+    if batch_size is None and tokens_per_batch is None:
+        batch_size = 32
+    return ShardDataset(
+        folder,
+        manifest,
+        split,
+        keep,
+        batch_size=batch_size,
+        tokens_per_batch=tokens_per_batch,
+        shuffle=shuffle,
+        seed=seed,
+        noise=noise,
+        noise_name=noise_name,
+    )
+
+
+def _check(path: Path, shard: dict[str, Any], verify: bool) -> None:
+    again = "copy it again, or prepare the corpus again into an empty folder"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the shard is missing: {again}")
+    size = path.stat().st_size
+    if size != shard["bytes"]:
+        raise ValueError(f"{path}: the shard is torn, it has {size} bytes of {shard['bytes']}: {again}")
+    if verify:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+        if digest.hexdigest() != shard["sha256"]:
+            raise ValueError(f"{path}: the shard is corrupt, its sha256 is not the manifest's: {again}")
