@@ -1,0 +1,78 @@
+"""Speculative decoding: the same tokens when greedy, the same distribution when drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy_decoding import next_log_probs
+from scipy import stats
+
+from aillm_tf.generation import GenerationOptions
+from aillm_tf.generation.generator import Generator
+
+PROMPTS = [[4, 5, 6], [7], [8, 9, 1, 2, 3, 4]]
+
+
+@pytest.fixture(scope="module")
+def draft(make_backbone, decoder):
+    """The large model with noise: it guesses right often, and not always."""
+    backbone, random = make_backbone(), np.random.default_rng(1)
+    for variable, large in zip(backbone.variables, decoder.variables, strict=True):
+        variable.assign(large + random.normal(0, 0.03, large.shape))
+    return backbone
+
+
+def test_greedy_tokens_are_the_large_models(decoder, draft, generator):
+    options = GenerationOptions(max_new_tokens=20, no_repeat_ngram_size=3, stop_ids=(29,))
+    guessed = Generator(decoder, draft=draft, guesses=3)
+    found, alone = guessed.generate(PROMPTS, options), generator.generate(PROMPTS, options)
+    assert [row.tolist() for row in found.tokens] == [row.tolist() for row in alone.tokens]
+    np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+
+
+def test_good_guesses_save_steps_of_the_large_model(decoder, draft):
+    options = GenerationOptions(max_new_tokens=24)
+    guessed = Generator(decoder, draft=draft, guesses=3)
+    state, _ = guessed.start(PROMPTS[:1], options)
+    rounds = guessed.advance(state, options, 24).more["rounds"].numpy()[0]
+    assert rounds < 18
+
+
+@pytest.mark.slow
+def test_drawn_tokens_are_distributed_as_the_large_models(decoder, draft):
+    """Chi-square of the first two tokens after the one that no guess precedes."""
+    options = GenerationOptions(max_new_tokens=3, temperature=1.0, top_k=4)
+    guessed = Generator(decoder, draft=draft, guesses=2)
+    drawn = [
+        row.tolist()
+        for seed in range(4)
+        for row in guessed.generate([PROMPTS[0]], options.replace(seed=seed, num_return_sequences=1024)).tokens
+    ]
+    counts = {}
+    for row in drawn:
+        counts[tuple(row)] = counts.get(tuple(row), 0) + 1
+    expected = {}
+    for a, p in top(decoder, PROMPTS[0]):
+        for b, q in top(decoder, [*PROMPTS[0], a]):
+            for c, r in top(decoder, [*PROMPTS[0], a, b]):
+                expected[a, b, c] = p * q * r * len(drawn)
+    assert set(counts) <= set(expected)
+    likely = [key for key, value in expected.items() if value >= 5]
+    rare = len(drawn) - sum(expected[key] for key in likely)
+    observed = [counts.get(key, 0) for key in likely]
+    assert len(likely) > 10
+    frequencies = np.array([*(expected[key] for key in likely), rare])
+    test = stats.chisquare([*observed, len(drawn) - sum(observed)], frequencies * len(drawn) / frequencies.sum())
+    assert test.pvalue > 1e-3
+
+
+def top(backbone, ids, k: int = 4) -> list[tuple[int, float]]:
+    log_p = next_log_probs(backbone, ids)
+    kept = np.argsort(-log_p)[:k]
+    p = np.exp(log_p[kept])
+    return [(int(i), x) for i, x in zip(kept, p / p.sum(), strict=True)]
+
+
+def test_beams_are_not_guessed(decoder, draft):
+    with pytest.raises(ValueError, match="not beam search"):
+        Generator(decoder, draft=draft).generate(PROMPTS, GenerationOptions(num_beams=2))
