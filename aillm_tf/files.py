@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A binary file to write that takes its name when it is whole and on the disk.
+
+    Args:
+        path: the file; its folder must exist.
+
+    Yields:
+        The file.
+
+    Raises:
+        OSError: the folder is missing or the disk is full; the old file is then untouched.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.bin")
+        >>> with atomic_file(path) as file:
+        ...     _ = file.write(b"done")
+        >>> path.read_bytes()
+        b'done'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.writing-{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_atomic(path: str | os.PathLike, text: str) -> Path:
@@ -25,15 +62,6 @@ def write_atomic(path: str | os.PathLike, text: str) -> Path:
         >>> write_atomic(Path(tempfile.mkdtemp(), "a.txt"), "done").read_text()
         'done'
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.writing-{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
+    return Path(path)

@@ -23,8 +23,19 @@ FOLDER = Path(__file__).resolve().parent
 SHAPE = {"vocab_size": 30522, "hidden_size": 384, "layers": 6, "heads": 12, "ffn_size": 1536, "dropout": 0.1}
 CLASSES, BATCH, LENGTH = 2, 32, 128
 LEARNING_RATE, WEIGHT_DECAY = 5e-5, 0.01
+# The Llama of `generate`, in the shape of SmolLM-135M; prompts and new tokens of every row.
+DECODER = {"vocab_size": 49152, "hidden_size": 576, "layers": 30, "heads": 9, "kv_heads": 3, "ffn_size": 1536}
+PROMPT, NEW = 64, 128
 # The fine-tuning of `classification_epoch`.
 WARMUP_STEPS, CLIP_NORM, MAX_LENGTH, SEED = 60, 1.0, 128, 0
+
+# nanoGPT's setting for a CPU (its README), of `char_lm`.
+CHARACTERS = {
+    "shape": {"hidden_size": 128, "layers": 4, "heads": 4, "ffn_size": 512, "max_length": 64},
+    "training": {"batch_size": 12, "steps": 2000, "learning_rate": 1e-3, "final_rate": 1e-4, "warmup": 100}
+    | {"weight_decay": 0.1, "beta_2": 0.99, "clip_norm": 1.0},
+    "train_share": 0.9,
+}
 
 
 def random_batch():
@@ -34,6 +45,22 @@ def random_batch():
     chance = np.random.default_rng(SEED)
     token_ids = chance.integers(1000, SHAPE["vocab_size"], (BATCH, LENGTH), dtype=np.int32)
     return token_ids, np.zeros_like(token_ids), chance.integers(0, CLASSES, BATCH, dtype=np.int32)
+
+
+def random_prompts(batch: int):
+    """Token ids (batch, 64) int32 without padding."""
+    import numpy as np
+
+    return np.random.default_rng(SEED).integers(1, DECODER["vocab_size"], (batch, PROMPT), dtype=np.int32)
+
+
+def decoding_times(generate: Callable[[int], object], count: int, repeats: int) -> dict:
+    """Seconds of `generate(count)`, of its first call, and of `generate(1)`, which is the time to the first token."""
+    start = time.perf_counter()
+    generate(count)
+    first = time.perf_counter() - start
+    seconds = times(lambda: generate(count), repeats, warmup=0)
+    return {"first_call_seconds": first, "seconds": seconds, "first_token": times(lambda: generate(1), repeats, 1)}
 
 
 def read_rows(path: str | Path, limit: int | None = None) -> tuple[list[str], list[int]]:

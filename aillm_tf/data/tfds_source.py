@@ -90,7 +90,7 @@ def _tfds_records(builder, split: str | None, columns: list[str] | None, name: s
         raise ValueError(f"{name} has no split {split!r}; it has: {listing(splits)}")
     features = builder.info.features
     columns = _choose(columns, list(features), f"{name}:{split}")
-    names = {c: features[c].names for c in columns if isinstance(features[c], tfds.features.ClassLabel)}
+    names = {c: found for c in columns if (found := _names_of(features[c]))}
     dataset = builder.as_dataset(split=split, shuffle_files=False)
     dataset = dataset.map(lambda example: {column: example[column] for column in columns}, tf.data.AUTOTUNE)
 
@@ -136,7 +136,7 @@ def hf_records(spec: str, columns: list[str] | None) -> Records:
         dataset = datasets.load_dataset(parts[0], parts[1], split=split or "train")  # a name without owner, and config
     columns = _choose(columns, dataset.column_names, f"hf:{spec}")
     features = dataset.features
-    names = {c: features[c].names for c in columns if isinstance(features[c], datasets.ClassLabel)}
+    names = {c: found for c in columns if (found := _names_of(features[c]))}
     chosen = dataset.select_columns(columns)
     rows = ((i, {c: _class_name(row[c], names.get(c)) for c in columns}) for i, row in enumerate(chosen))
     return Records(rows, columns, names)
@@ -151,7 +151,14 @@ def _choose(columns: list[str] | None, present: list[str], name: str) -> list[st
     return present if columns is None else columns
 
 
+def _names_of(feature: Any) -> list[str] | None:
+    """The class names of a feature that is a class, or a sequence of classes, in either library."""
+    return getattr(getattr(feature, "feature", feature), "names", None)
+
+
 def _class_name(value: Any, names: list[str] | None) -> Any:
+    if isinstance(value, list):
+        return [_class_name(one, names) for one in value]
     if names is None or not isinstance(value, int):
         return value
     return names[value] if value >= 0 else None

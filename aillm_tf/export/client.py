@@ -51,12 +51,23 @@ def read_rows(outputs: dict[str, list], labels: list[str]) -> list[dict]:
         [{'probabilities': {'no': 0.75, 'yes': 0.25}, 'labels': ['no']}]
     """
     rows = [dict(zip(outputs, values)) for values in zip(*outputs.values())]  # noqa: B905  runs on any Python 3
+    if ENTITY_COLUMNS.keys() <= outputs.keys():
+        return [{"entities": _entities(row)} for row in rows]
     for row in rows:
         if "probabilities" in row and len(labels) == len(row["probabilities"]):
             row["probabilities"] = dict(zip(labels, row["probabilities"]))  # noqa: B905
             if "label" not in row:  # a model that gives a text any number of labels
                 row["labels"] = [label for label, p in row["probabilities"].items() if p >= 0.5]
     return rows
+
+
+# Columns of a model that finds entities: rows are as long as the longest, "counts" says how many are meant.
+ENTITY_COLUMNS = {"types": "type", "scores": "score", "starts": "start", "ends": "end", "entities": "text"}
+
+
+def _entities(row: dict) -> list[dict]:
+    columns = [row[name][: row["counts"]] for name in ENTITY_COLUMNS]
+    return [dict(zip(ENTITY_COLUMNS.values(), values)) for values in zip(*columns)]  # noqa: B905
 
 
 def ask(texts: list[str], server: str = "http://localhost:8501", timeout: float = 60.0) -> list[dict]:

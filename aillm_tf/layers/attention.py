@@ -83,7 +83,18 @@ class Attention(Layer):
         k, v = self.keys_and_values(memory)
         return {"key": self.key_norm(k) if self.key_norm else k, "value": v}
 
-    def call(self, x, memory=None, bias=None, angles=None, memory_angles=None, cache=None, at=None, seed=None):
+    def call(
+        self,
+        x,
+        memory=None,
+        bias=None,
+        angles=None,
+        memory_angles=None,
+        cache=None,
+        at=None,
+        write: bool = True,
+        seed=None,
+    ):
         """Attend from x to memory.
 
         Args:
@@ -94,10 +105,12 @@ class Attention(Layer):
             cache: {"key", "value"}, (batch, kv_heads, capacity, width), to attend to instead of memory.
             at: int, or (batch,) or scalar int tensor: the slot of the cache in which the first token of x is written
                 before it is read; None: the cache is only read.
+            write: False, for x of one token: leave the cache as it is, but attend as if the token were in its slot.
             seed: (2,) int32, attention dropout in training.
 
         Returns:
-            (batch, query, hidden) in the compute dtype; with `at`, that and the new cache.
+            (batch, query, hidden) in the compute dtype; with `at`, that and the new cache, or, not written, the new
+            entries {"key", "value"}, (batch, kv_heads, 1, width).
         """
         heads, kv_heads = self.heads, self.kv_heads
         if cache is not None and at is None:
@@ -111,20 +124,24 @@ class Attention(Layer):
             q, k = self.query_norm(q), None if k is None else self.key_norm(k)
         if angles is not None:
             q, k = rotate(q, angles), None if k is None else rotate(k, memory_angles)
-        if at is not None:
-            cache = {"key": write_slots(cache["key"], k, at), "value": write_slots(cache["value"], v, at)}
-        if cache is not None:
+        entries = {"key": k, "value": v}
+        if at is not None and write:
+            cache = entries = {name: write_slots(cache[name], entry, at) for name, entry in entries.items()}
+        if cache is not None and write:
             k, v = (read_slots(cache[name], at, ops.shape(x)[1]) for name in ("key", "value"))
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         if kv_heads != heads:
             q, bias = self.grouped(q, bias)
-        attend = fast.attention if self.softcap is None else self.capped_attention
-        context = attend(q, k, v, bias, self.scale, self.rate, fold(seed, 0))
+        if at is not None and not write:
+            context = self.attention_with_entry(q, entries, cache, at, bias)
+        else:
+            attend = fast.attention if self.softcap is None else self.capped_attention
+            context = attend(q, k, v, bias, self.scale, self.rate, fold(seed, 0))
         if kv_heads != heads:
             context = ops.reshape(context, (batch, heads, length, self.width))
         context = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (batch, length, heads * self.width))
         y = self.out(context)
-        return y if at is None else (y, cache)
+        return y if at is None else (y, entries)
 
     def grouped(self, q, bias):
         """The queries that share a key and value head one below the other, so that keys and values are not repeated.
@@ -146,6 +163,28 @@ class Attention(Layer):
         rows, keys = ops.shape(bias)[0], ops.shape(bias)[3]
         bias = ops.broadcast_to(bias, (rows, self.heads, length, keys))
         return q, ops.reshape(bias, (rows, self.kv_heads, group * length, keys))
+
+    def attention_with_entry(self, q, entries: dict, cache: dict, at, bias):
+        """softmax(scores + bias) v over a cache in whose slot `at` stand other entries than those that count there.
+
+        Args:
+            q: (batch, kv_heads, queries, width).
+            entries: "key" and "value" of the slot, (batch, kv_heads, 1, width).
+            cache: "key" and "value", (batch, kv_heads, capacity, width).
+            at: scalar or (batch,) int tensor.
+            bias: as for `call`.
+        """
+        capacity = ops.shape(cache["key"])[2]
+        here = ops.equal(ops.arange(capacity), ops.reshape(at, (-1, 1)) % capacity)
+        here = here[:, None, None]  # (batch or 1, 1, 1, capacity)
+        scores = ops.matmul(q, ops.transpose(cache["key"], (0, 1, 3, 2)))  # (batch, kv_heads, queries, capacity)
+        scores = ops.where(here, ops.sum(q * entries["key"], axis=-1, keepdims=True), scores)
+        scores = ops.cast(scores, "float32") * self.scale
+        if self.softcap is not None:
+            scores = self.softcap * ops.tanh(scores / self.softcap)
+        weights = ops.cast(ops.softmax(scores if bias is None else scores + bias, axis=-1), q.dtype)
+        own = ops.sum(ops.where(here, weights, 0.0), axis=-1, keepdims=True)
+        return ops.matmul(ops.where(here, 0.0, weights), cache["value"]) + own * entries["value"]
 
     def capped_attention(self, q, k, v, bias, scale: float, rate: float, seed):
         """dropout(softmax(cap tanh(q k^T scale / cap) + bias)) v; arguments as of `fast.attention`."""

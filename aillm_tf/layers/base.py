@@ -39,7 +39,30 @@ class Layer(keras.layers.Layer):
     def weight(self, name: str, shape: tuple[int, ...], initializer: str | float) -> keras.Variable:
         """Add a weight: `initializer` is "zeros", "ones", or the standard deviation of a truncated normal."""
         if not isinstance(initializer, str):
-            # the path without the model's own name, which Keras makes unique within a process
-            key = f"{_initial_seed.get()}/{self.path.partition('/')[2]}/{name}"
-            initializer = keras.initializers.TruncatedNormal(stddev=initializer, seed=zlib.crc32(key.encode()))
+            initializer = self.normal(name, initializer)
         return self.add_weight(name=name, shape=shape, initializer=initializer, autocast=False)
+
+    def normal(self, name: str, stddev: float) -> keras.initializers.Initializer:
+        """The initial values of the weight of this name: a truncated normal."""
+        # the path without the model's own name, which Keras makes unique within a process
+        key = f"{_initial_seed.get()}/{self.path.partition('/')[2]}/{name}"
+        return keras.initializers.TruncatedNormal(stddev=stddev, seed=zlib.crc32(key.encode()))
+
+
+@contextlib.contextmanager
+def computing_in(layer: keras.layers.Layer, policy: str):
+    """Within this context new graphs of a layer or model compute in another dtype policy.
+
+    Args:
+        layer: with all that is within it.
+        policy: such as "float32".
+    """
+    layers = list(layer._flatten_layers())
+    policies = [part.dtype_policy for part in layers]
+    for part in layers:
+        part.dtype_policy = policy
+    try:
+        yield
+    finally:
+        for part, before in zip(layers, policies, strict=True):
+            part.dtype_policy = before

@@ -58,14 +58,14 @@ class Embeddings(Layer):
             self.projection.build((None, None, self.size))
 
     def check_length(self, length: int) -> None:
-        """Raises ValueError when the position table has no rows for so many tokens."""
-        if self.config.position == "learned" and length > self.config.max_length:
+        """Raises ValueError when the position table has no rows for so many tokens; a tensor is not looked into."""
+        if self.config.position == "learned" and isinstance(length, int) and length > self.config.max_length:
             raise ValueError(
                 f"{length} tokens are more than the {self.config.max_length} rows of the position table: "
                 "give a smaller max_length"
             )
 
-    def call(self, token_ids, segment_ids=None, positions=None, table=None, seed=None):
+    def call(self, token_ids, segment_ids=None, positions=None, table=None, seed=None, project: bool = True):
         """Look up and add.
 
         Args:
@@ -74,16 +74,16 @@ class Embeddings(Layer):
             positions: (batch or 1, length) int32, or None: 0, 1, 2 ...
             table: (vocabulary, embedding_size), where the layer has no token table of its own.
             seed: (2,) int32, dropout in training.
+            project: map embeddings that are narrower than the hidden states to their size.
 
         Returns:
-            (batch, length, hidden) in the compute dtype.
+            (batch, length, hidden) in the compute dtype; not projected, (batch, length, embedding_size).
 
         Raises:
             ValueError: more tokens than the position table has rows for.
         """
         config, length = self.config, ops.shape(token_ids)[1]
-        if isinstance(length, int):
-            self.check_length(length)
+        self.check_length(length)
         # gathered from float32 and added there: the tables are not cast as a whole
         x = ops.take(self.token if self.own_tokens else table, token_ids, axis=0)
         if config.embedding_scale != 1.0:
@@ -105,7 +105,7 @@ class Embeddings(Layer):
                 x = x + ops.matmul(one_hot, ops.cast(self.segment, "float32"))
         x = self.norm(x) if self.norm else self.cast(x)
         x = dropout(x, config.dropout, seed)
-        return self.projection(x) if self.projection else x
+        return self.projection(x) if self.projection and project else x
 
     def logits(self, x):
         """Scores over the vocabulary with the tied table, (..., embedding_size) -> (..., vocabulary) float32."""

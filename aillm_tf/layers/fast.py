@@ -16,6 +16,7 @@ import functools
 import keras
 from keras import ops
 
+_steps = contextvars.ContextVar("aillm_steps", default=None)
 _fused = contextvars.ContextVar("aillm_fused", default=False)
 
 
@@ -45,10 +46,13 @@ def gelu(x):
 
 
 def dropout(x, rate: float, seed):
-    """Dropout of x from a (2,) int32 seed."""
+    """Dropout of x from a (2,) int32 seed; on TensorFlow every path drops the same elements."""
     if _fused.get():
         programs = _programs()
         return programs.dropout(x, programs.random_bytes(x, seed), _threshold(rate))
+    if keras.backend.backend() == "tensorflow":
+        keep = ops.cast(_programs().random_bytes(x, seed), "int32") >= _threshold(rate)
+        return ops.where(keep, x * (256.0 / (256 - _threshold(rate))), ops.zeros_like(x))
     from aillm_tf.layers.dropout import Key
 
     keep = keras.random.uniform(ops.shape(x), seed=Key(seed)) >= rate
@@ -89,13 +93,82 @@ def attention(q, k, v, bias, scale: float, rate: float = 0.0, seed=None):
         threshold = 0 if seed is None else _threshold(rate)
         noise = programs.random_bytes(scores, seed) if threshold else programs.no_bytes()
         return programs.matmul(programs.softmax(scores, bias, noise, scale, threshold), v)
-    scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32") * scale
+    scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32")
     if bias is not None:
-        scores = scores + bias
+        # (q k^T + bias / scale) scale: with the scale first, TensorFlow on a CPU would fuse all three into an operation
+        # of oneDNN that takes a hundred times as long where the bias is the same for all rows of a batch
+        scores = scores + bias * (1.0 / scale)
+    scores = scores * scale
     weights = ops.cast(ops.softmax(scores, axis=-1), q.dtype)
     if seed is not None and rate:
         weights = dropout(weights, rate, seed)
     return ops.matmul(weights, v)
+
+
+def cross_entropy(scores, targets, label_smoothing: float = 0.0, z_loss: float = 0.0):
+    """logsumexp(s) - (1 - e) s_t - e mean(s) + z logsumexp(s)^2 of every row, with label smoothing e and z-loss z.
+
+    Args:
+        scores: (tokens, vocabulary) float32.
+        targets: (tokens,) int.
+
+    Returns:
+        (tokens,) float32.
+    """
+    if _fused.get():
+        return _programs().cross_entropy(scores, targets, label_smoothing, z_loss)
+    normalizer = ops.logsumexp(scores, axis=-1)
+    at_target = ops.equal(ops.arange(scores.shape[-1]), ops.expand_dims(ops.cast(targets, "int32"), -1))
+    loss = normalizer - (1.0 - label_smoothing) * ops.sum(ops.where(at_target, scores, 0.0), axis=-1)
+    if label_smoothing:
+        loss = loss - label_smoothing * ops.mean(scores, axis=-1)
+    return loss + z_loss * ops.square(normalizer) if z_loss else loss
+
+
+def sum_of_chunks(function, tensors: tuple, chunk: int, count, start):
+    """`start` and the sum of function(*rows) over chunks of rows; each is computed again in the backward pass.
+
+    Args:
+        function: as many tensors (chunk, ...) as there are -> a tensor like `start`.
+        tensors: (rows, ...) each, of at least `chunk * count` rows. Gradients reach the first of them, and variables
+            that the function reads.
+        chunk: rows of a chunk.
+        count: number of chunks: an int, or on TensorFlow a scalar tensor, which may be 0.
+        start: float32 tensor.
+    """
+    if keras.backend.backend() == "tensorflow":
+        from aillm_tf.layers.chunks_tf import sum_of_chunks
+
+        return sum_of_chunks(function, tensors, chunk, count, start)
+    part = keras.remat(function)
+    return sum((part(*(x[i * chunk : (i + 1) * chunk] for x in tensors)) for i in range(count)), start=start)
+
+
+@contextlib.contextmanager
+def steps_by(programs):
+    """Within this context a step of one token a row with a cache is computed by `programs`.
+
+    Args:
+        programs: has `block(stack, i, **inputs)` in place of block i of a stack, and `head(head, hidden, table)` in
+            place of a `Head`; each returns what that does.
+    """
+    token = _steps.set(programs)
+    try:
+        yield
+    finally:
+        _steps.reset(token)
+
+
+def block_of_step(block: functools.partial, stack, i: int):
+    """`block`, the call of block i of a stack, or the program of `steps_by` in its place."""
+    programs = _steps.get()
+    return block if programs is None else functools.partial(programs.block, stack, i, **block.keywords)
+
+
+def head_of_step(head):
+    """`head`, or the program of `steps_by` in its place."""
+    programs = _steps.get()
+    return head if programs is None else functools.partial(programs.head, head)
 
 
 def _threshold(rate: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import math
 
@@ -15,8 +16,14 @@ def _program(function):
     return tf.function(function, jit_compile=True, autograph=False, reduce_retracing=True)
 
 
+# draws for a program that is compiled for a device which is not there; see aillm_tf.tpu.lower
+other_bytes: contextvars.ContextVar = contextvars.ContextVar("aillm_random_bytes", default=None)
+
+
 def random_bytes(like: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Uniform uint8 in the shape of `like`: a quarter of the random numbers that uniform floats need."""
+    if other_bytes.get():
+        return other_bytes.get()(like, seed)
     shape = tf.shape(like)
     count = tf.reduce_prod(shape)
     words = tf.random.stateless_uniform([(count + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint32)
@@ -178,3 +185,39 @@ def softmax(scores, bias, noise, scale: float, threshold: int) -> tf.Tensor:
         return y, gradient
 
     return function(scores, bias)
+
+
+@functools.cache
+def _cross_entropy_programs(smoothing: float, z_loss: float):
+    def at(targets, scores):
+        # not static once programs were asked for several vocabularies
+        return tf.range(tf.shape(scores)[-1])[None] == tf.cast(targets, tf.int32)[:, None]
+
+    def forward(scores, targets):
+        top = tf.reduce_max(scores, -1, keepdims=True)
+        normalizer = tf.math.log(tf.reduce_sum(tf.exp(scores - top), -1)) + top[:, 0]
+        loss = normalizer - (1.0 - smoothing) * tf.reduce_sum(tf.where(at(targets, scores), scores, 0.0), -1)
+        if smoothing:
+            loss = loss - smoothing * tf.reduce_mean(scores, -1)
+        return loss + z_loss * tf.square(normalizer), normalizer
+
+    def backward(scores, targets, normalizer, d):
+        p = tf.exp(scores - normalizer[:, None]) * (1.0 + 2.0 * z_loss * normalizer)[:, None]
+        wanted = tf.where(at(targets, scores), 1.0 - smoothing, 0.0) + smoothing / tf.cast(
+            tf.shape(scores)[-1], tf.float32
+        )
+        return (p - wanted) * d[:, None]
+
+    return _program(forward), _program(backward)
+
+
+def cross_entropy(scores: tf.Tensor, targets: tf.Tensor, smoothing: float, z_loss: float) -> tf.Tensor:
+    """The loss of every row of scores, see `fast.cross_entropy`."""
+    forward, backward = _cross_entropy_programs(smoothing, z_loss)
+
+    @tf.custom_gradient
+    def function(scores):
+        loss, normalizer = forward(scores, targets)
+        return loss, lambda d: backward(scores, targets, normalizer, d)
+
+    return function(scores)

@@ -14,7 +14,8 @@ def variables_by_name(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
     Returns:
         `{"backbone/encoder/layer_0/attention/qkv/kernel": variable, ...}` in creation order.
     """
-    names = {variable.path.partition("/")[2]: variable for variable in layer.variables}
-    if len(names) != len(layer.variables):
+    # weights, not variables: those of Keras's random seeds are no part of a model
+    names = {variable.path.partition("/")[2]: variable for variable in layer.weights}
+    if len(names) != len(layer.weights):
         raise ValueError(f"two variables of {layer.name} share a path: give its layers different names")
     return names

@@ -13,9 +13,10 @@ import functools
 import keras
 from keras import ops
 
+from aillm_tf.layers import fast
 from aillm_tf.layers.attention import Attention
 from aillm_tf.layers.base import Layer
-from aillm_tf.layers.cache import positions_at
+from aillm_tf.layers.cache import positions_at, slot_positions
 from aillm_tf.layers.dropout import dropout, fold
 from aillm_tf.layers.feedforward import FeedForward
 from aillm_tf.layers.masks import past_bias, window_bias
@@ -79,6 +80,7 @@ class Block(Layer):
         read: int | None = None,
         cache=None,
         at=None,
+        write: bool = True,
         seed=None,
     ):
         """Compute the block.
@@ -90,6 +92,7 @@ class Block(Layer):
             memory, memory_bias: an encoder's output (batch, key, hidden) and its bias.
             read: compute only the first `read` positions of the result; they still attend to all of x.
             cache, at: keys and values of earlier tokens and where x stands, see `Stack.call`.
+            write: False, for x of one token: the "self" of the cache returned has the new entries only.
             seed: (2,) int32, dropout in training.
 
         Returns:
@@ -105,7 +108,8 @@ class Block(Layer):
         if cache is None:
             y = self.attention(h, memory=source, memory_angles=source_angles, **inputs)
         else:
-            y, cache["self"] = self.attention(h, cache=cache["self"], at=at, **inputs)
+            y, entries = self.attention(h, cache=cache["self"], at=at, write=write, **inputs)
+            cache = {**cache, "self": entries}
         x = self.after(x, y, "attention", fold(seed, 2))
         if self.cross:
             h, remembered = self.before(x, "cross_attention"), None if cache is None else cache["memory"]
@@ -230,7 +234,8 @@ class Stack(Layer):
             read: the last block computes only the first `read` positions.
             cache: what `init_cache` or the call before returned; not changed.
             at: where the first token of x stands: an int (then only the slots up to it are read), or a scalar or
-                (batch,) int tensor. See `aillm_tf.layers.cache`.
+                (batch,) int tensor. See `aillm_tf.layers.cache`: a cache of fewer slots than there are tokens is a
+                ring, which is exact for layers with a window where it has room for the window and x.
             seed: (2,) int32, dropout in training.
 
         Returns:
@@ -241,12 +246,14 @@ class Stack(Layer):
             queries, keys = ops.arange(length)[None], length
         else:
             queries = positions_at(at, length)
-            keys = at + length if isinstance(at, int) else cache[0]["self"]["key"].shape[2]
+            keys = ops.arange(at + length, dtype="int32")[None] if isinstance(at, int) else None
+            if keys is None:
+                keys = slot_positions(queries[:, -1:], ops.shape(cache[0]["self"]["key"])[2])
             past = past_bias(queries, keys)
             bias = past if bias is None else bias + past
         if positions is None:
             positions = queries
-        extra = self.position_bias(positions, None if cache is None else ops.arange(keys)[None])
+        extra = self.position_bias(positions, None if cache is None else keys)
         if extra is not None:
             bias = extra if bias is None else bias + extra
         biases = [bias, None]
@@ -267,7 +274,8 @@ class Stack(Layer):
                 seed=fold(seed, SITES * (i + 1)),
             )
             if cache is not None:
-                x, updated = run(cache=dict(cache[i]), at=at, **inputs)
+                run = fast.block_of_step(run, self, i) if length == 1 else run
+                x, updated = run(cache=cache[i], at=at, **inputs)
                 caches.append(updated)
                 continue
             if self.config.remat and seed is not None:

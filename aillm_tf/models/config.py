@@ -63,6 +63,7 @@ class TransformerConfig:
     relative_max_distance: int = 128
     initializer_range: float = 0.02
     remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
+    cell: Literal["attention", "lstm"] = "attention"  # "lstm": a recurrent decoder; heads and ffn_size are not read
     model_type: str | None = None  # Hugging Face's name of the family whose checkpoint this was; it is saved as that
 
     def __post_init__(self):
@@ -72,6 +73,8 @@ class TransformerConfig:
             )
         if self.heads % self.key_value_heads:
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        if self.cell == "lstm" and (self.position != "none" or self.decoder_layers):
+            raise ValueError('an LSTM is a decoder without positions: give position="none" and no decoder_layers')
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is a share in [0, 1), not {getattr(self, name)}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from keras import ops
 
+from aillm_tf.layers import fast
 from aillm_tf.layers.cache import positions_at
 from aillm_tf.layers.head import Head
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.models.encoder import Encoder
+from aillm_tf.models.lstm import LSTMDecoder
 
 
 class Decoder(Encoder):
@@ -40,7 +42,7 @@ class Decoder(Encoder):
         Returns:
             (..., vocabulary) float32.
         """
-        return self.head(hidden, table=self.embeddings.token)
+        return fast.head_of_step(self.head)(hidden, table=self.embeddings.token)
 
     def init_cache(self, batch: int, capacity: int) -> tuple[dict, ...]:
         """An empty cache for `step`.
@@ -82,3 +84,14 @@ class Decoder(Encoder):
         """
         x = self.embeddings(token_ids, positions=positions_at(at, ops.shape(token_ids)[1]))
         return self.encoder(x, cache=cache, at=at)
+
+
+def new_decoder(config: TransformerConfig, *, name: str = "backbone", dtype=None) -> Decoder | LSTMDecoder:
+    """The decoder of a config, by its `cell`.
+
+    Args:
+        config: shape and formula.
+        name, dtype: of the layer.
+    """
+    kind = LSTMDecoder if config.cell == "lstm" else Decoder
+    return kind(config, name=name, dtype=dtype)

@@ -38,8 +38,9 @@ class Encoder(Layer):
 
         Args:
             features: "token_ids" (batch, length) int32; optional "valid" (batch, length), 1 where a token is not
-                padding; optional "segment_ids" (token types), "positions", and "packed_ids" (the document of
-                every token in a packed row; attention stays inside one), all (batch, length) int32.
+                padding; optional "segment_ids" (token types), "positions", "packed_ids" (the document of every token
+                in a packed row; attention stays inside one) and, of a decoder, "prefix" (1 where a token is seen by
+                those before it too), all (batch, length) int32.
             read: compute only the first `read` positions of the last layer (1 for a classifier that reads [CLS]).
             seed: (2,) int32, dropout in training; None: no dropout.
 
@@ -52,6 +53,7 @@ class Encoder(Layer):
             query_segments=packed,
             key_segments=packed,
             causal=self.config.causal,
+            prefix=features.get("prefix"),
             length=ops.shape(features["token_ids"])[1],
         )
         positions = features.get("positions")

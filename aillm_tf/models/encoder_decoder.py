@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from keras import ops
 
+from aillm_tf.layers import fast
 from aillm_tf.layers.base import Layer
 from aillm_tf.layers.cache import positions_at
 from aillm_tf.layers.embeddings import Embeddings
@@ -110,7 +111,7 @@ class EncoderDecoder(Layer):
         Returns:
             (..., vocabulary) float32.
         """
-        return self.head(hidden, table=self.target_table)
+        return fast.head_of_step(self.head)(hidden, table=self.target_table)
 
     def init_cache(self, memory, capacity: int, valid=None) -> dict:
         """A cache for `step` that holds the keys and values of the source and none of the target.

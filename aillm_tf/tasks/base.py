@@ -13,6 +13,7 @@ To write a task, subclass `Task` in one file of this folder and give:
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,15 +23,26 @@ import tensorflow as tf
 from keras import ops
 
 from aillm_tf.data.pipeline import Dataset
-from aillm_tf.layers.base import initial_seed
-from aillm_tf.layers.naming import variables_by_name
+from aillm_tf.layers.base import computing_in, initial_seed
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.models.encoder import Encoder
 from aillm_tf.tasks import files
 from aillm_tf.text.tokenizer import Tokenizer
-from aillm_tf.training import loop
-from aillm_tf.training.step import make_test_function
+from aillm_tf.training import loop, state
+from aillm_tf.training.guard import SpikeGuard
 from aillm_tf.training.strategy import precision
+
+_shared_backbone = contextvars.ContextVar("aillm_shared_backbone", default=None)
+
+
+@contextlib.contextmanager
+def sharing(backbone: keras.layers.Layer):
+    """Within this context new tasks take this backbone instead of making one; whoever owns it builds them."""
+    token = _shared_backbone.set(backbone)
+    try:
+        yield
+    finally:
+        _shared_backbone.reset(token)
 
 
 class Task(keras.Model):
@@ -74,10 +86,12 @@ class Task(keras.Model):
         self.seed, self.step, self.train_function, self.test_function = seed, 0, None, None
         self._answer = None
         self._choose_compiler("auto")
-        self.backbone = self.backbone_class(config, dtype=self.dtype_policy)
+        shared = _shared_backbone.get()
+        self.backbone = self.backbone_class(config, dtype=self.dtype_policy) if shared is None else shared
         self.build_heads()
-        with initial_seed(seed):
-            self.build()
+        if shared is None:
+            with initial_seed(seed):
+                self.build()
 
     # What a subclass gives -------------------------------------------------------------------------------------
 
@@ -128,7 +142,8 @@ class Task(keras.Model):
     # Keras ------------------------------------------------------------------------------------------------------
 
     def build(self, input_shape=None):
-        self.backbone.build()
+        if not self.backbone.built:  # another task's else
+            self.backbone.build()
         for name, shape in self.head_shapes().items():
             getattr(self, name).build(shape)
 
@@ -143,6 +158,7 @@ class Task(keras.Model):
         clip_norm: float | None = 1.0,
         accumulate: int = 1,
         steps_per_execution: int = 1,
+        spike_guard: float | None = None,
         jit_compile: bool | str = "auto",
     ) -> None:
         """Choose how to train.
@@ -152,6 +168,7 @@ class Task(keras.Model):
             clip_norm: global norm to which the gradient of the global batch is clipped; None: not clipped.
             accumulate: micro-batches a replica's share of the batch is cut into; less memory, the same result.
             steps_per_execution: steps run in one call without returning to Python.
+            spike_guard: skip a batch whose gradient norm is more than this many times the running average; None: none.
             jit_compile: XLA; "auto" is on GPUs only (TPUs always compile; on CPUs XLA trains slower).
         """
         if not hasattr(optimizer, "update") or not hasattr(optimizer, "local_step"):
@@ -164,6 +181,7 @@ class Task(keras.Model):
         super().compile(optimizer=optimizer, loss=None, jit_compile=False)
         with self.strategy.scope():
             optimizer.build(self.trainable_variables)
+            self.guard = None if spike_guard is None else SpikeGuard(spike_guard)
         # keras.Model keeps steps_per_execution for its own loop
         self.accumulate, self.steps_per_execution, self.clip_norm = accumulate, steps_per_execution, clip_norm
         self._choose_compiler(jit_compile)
@@ -185,8 +203,11 @@ class Task(keras.Model):
             steps: optimizer steps in all.
             callbacks: Keras callbacks. `model.step` is the number of steps done, `model.step_losses` the losses of
                 the last execution.
-            checkpoints: `ai.Checkpoints`; the newest one there is resumed from, exactly, also in mid-epoch. The state
-                of callbacks is not in it.
+            validation_every: steps after which to validate, instead of after every pass over the data. Callbacks and
+                logs then call that many steps an epoch, as with `steps_per_epoch` of Keras.
+            checkpoints: `ai.Checkpoints`; the newest one there is resumed from, exactly, also in mid-epoch. They are
+                written in the background. What EarlyStopping, ReduceLROnPlateau and ModelCheckpoint of Keras remember
+                is in them, and what any callback with `get_state()` and `set_state(state)` gives (JSON).
             verbose: as in Keras; "auto" is a bar in a terminal or notebook, and a line an epoch elsewhere.
 
         Dropout draws from the seed of `x`, every replica masks of its own.
@@ -195,7 +216,8 @@ class Task(keras.Model):
             A Keras `History`, including epochs before a resume.
 
         Raises:
-            FloatingPointError: a loss or gradient became NaN or infinite; names the step.
+            FloatingPointError: a loss or gradient became NaN or infinite; names the step and the first such tensor. The
+                weights stay those that the step began with.
             RuntimeError: not compiled, or the optimizer has trained already.
             ValueError: the checkpoint belongs to other data or another precision.
         """
@@ -221,23 +243,7 @@ class Task(keras.Model):
         Returns:
             Metric name -> float; with `return_rows`, that and name -> array (rows, ...).
         """
-        if self.test_function is None:
-            self.test_function = make_test_function(self)
-        sums, rows = {}, {}
-        bar = keras.utils.Progbar(x.steps_per_epoch, verbose=int(verbose != 0 and loop.watched()), unit_name="batch")
-        with self.averaged():
-            iterator = iter(x.distribute(self.strategy, 0, x.steps_per_epoch))
-            for i in range(x.steps_per_epoch):
-                result = self.test_function(iterator)
-                for name, value in result["sums"].items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
-                for name, value in result["rows"].items():
-                    rows.setdefault(name, []).append(value.numpy())
-                bar.update(i + 1)
-        rows = {name: np.concatenate(values) for name, values in rows.items()}
-        order = np.argsort(rows["row"], kind="stable")
-        order = order[rows["row"][order] >= 0]  # rows that only filled a batch are -1
-        rows = {name: values[order] for name, values in rows.items()}
+        sums, rows = loop.evaluate(self, x, verbose)
         scores = self.scores(sums, rows)
         return (scores, rows) if return_rows else scores
 
@@ -249,28 +255,12 @@ class Task(keras.Model):
     # State ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """Everything a resumed run needs, by group: "model" and "optimizer"."""
-        model = {name: ops.convert_to_numpy(v) for name, v in variables_by_name(self).items()}
-        slots = {f"{kind}/{name}": ops.convert_to_numpy(v) for kind, name, v in self._slots()}
-        slots["steps_done"] = np.asarray(ops.convert_to_numpy(self.optimizer.steps_done), "int64")
-        return {"model": model, "optimizer": slots}
+        """Everything a resumed run needs, by group: "model", "optimizer" and, where there is one, "guard"."""
+        return state.of_task(self)
 
     def set_state(self, groups: dict[str, dict[str, np.ndarray]]) -> None:
         """Assign what `state` returned."""
-        slots = dict(groups["optimizer"])
-        self.optimizer.steps_done.assign(slots.pop("steps_done"))
-        targets = {f"{kind}/{name}": v for kind, name, v in self._slots()}
-        for variables, values in ((variables_by_name(self), groups["model"]), (targets, slots)):
-            if set(variables) != set(values):
-                raise ValueError(f"the checkpoint is of another model: {sorted(set(variables) ^ set(values))[:4]} ...")
-            for name, variable in variables.items():
-                variable.assign(values[name])
-
-    def _slots(self):
-        names = [v.path.partition("/")[2] for v in self.trainable_variables]
-        for kind, variables in self.optimizer.slots().items():
-            for name, variable in zip(names, variables, strict=True):
-                yield kind, name, variable
+        state.restore(self, groups)
 
     @contextlib.contextmanager
     def averaged(self):
@@ -299,15 +289,8 @@ class Task(keras.Model):
     @contextlib.contextmanager
     def inference_precision(self):
         """Within this context new graphs of this task compute in float32, as answers and exports do."""
-        layers = list(self._flatten_layers())
-        policies = [layer.dtype_policy for layer in layers]
-        for layer in layers:
-            layer.dtype_policy = "float32"
-        try:
+        with computing_in(self, "float32"):
             yield
-        finally:
-            for layer, policy in zip(layers, policies, strict=True):
-                layer.dtype_policy = policy
 
     def features(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Texts as padded ids, {"token_ids", "segment_ids"} (texts, longest) int32."""
@@ -384,6 +367,10 @@ class Task(keras.Model):
         tokens = {name: ids.tolist() for name, ids in self.features(*columns.values()).items()}
         return {"serving_default": columns, "tokens": tokens}
 
+    def signature_texts(self, name: str, texts: list) -> list:
+        """What `answer` has to be asked to give what a signature answers to the export's check texts."""
+        return texts
+
     def signature_answers(self, name: str, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of a signature as `read_answers` takes them."""
         if name == "serving_default":
@@ -413,6 +400,11 @@ class Task(keras.Model):
             >>> model = TextClassifier.from_pretrained("runs/pretrain/model", labels=["no", "yes"])  # doctest: +SKIP
         """
         return files.from_pretrained(cls, source, options)
+
+    @classmethod
+    def checkpoint_options(cls, folder: Path, tokenizer: Tokenizer) -> dict:
+        """Keyword arguments of this task that the folder of a checkpoint decides, where they are not given."""
+        return {}
 
     def save(self, folder: str | Path) -> None:
         """Write config, weights and tokenizer to a folder that `aillm_tf.load` and `from_pretrained` read.

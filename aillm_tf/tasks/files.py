@@ -19,8 +19,21 @@ from aillm_tf.models.config import TransformerConfig
 from aillm_tf.text.tokenizer import Tokenizer
 
 TASKS = {
+    "Autoencoder": "aillm_tf.tasks.autoencoder",
+    "CausalLM": "aillm_tf.tasks.causal_lm",
+    "Denoising": "aillm_tf.tasks.denoising",
     "MaskedLM": "aillm_tf.tasks.masked_lm",
+    "MultiTask": "aillm_tf.tasks.multitask",
+    "NextSentence": "aillm_tf.tasks.sentence_order",
+    "QuestionAnswering": "aillm_tf.tasks.question_answering",
+    "ReplacedToken": "aillm_tf.tasks.replaced_token",
+    "SentenceOrder": "aillm_tf.tasks.sentence_order",
+    "PromptedSummarization": "aillm_tf.tasks.prompted",
+    "SequenceToSequence": "aillm_tf.tasks.sequence_to_sequence",
+    "Summarization": "aillm_tf.tasks.summarization",
     "TextClassifier": "aillm_tf.tasks.classification",
+    "Translation": "aillm_tf.tasks.translation",
+    "TokenClassifier": "aillm_tf.tasks.tagging",
 }
 OF_THE_BACKBONE = ("dropout", "attention_dropout", "remat")  # options of a task that change its config
 
@@ -56,6 +69,7 @@ def save_huggingface(task, folder: str | Path) -> None:
         head=task.huggingface_head,
         labels=getattr(task, "labels", None),
         settings=settings_of_task(family, task.config, task.options()),
+        generation=task.generation_options().to_settings() if hasattr(task, "generation_options") else None,
     )
 
 
@@ -102,14 +116,21 @@ def from_saved(cls: type, folder: Path, options: dict):
     config = TransformerConfig.from_dict({**facts["config"], **changes})
     arrays = {tensor.name: tensor.array() for tensor in open_file(folder / "model.safetensors")}
     same = facts["task"] == cls.__name__
-    options = {**_of_family(cls, config), **(facts["options"] if same else {}), **options}
+    tokenizer = Tokenizer.from_folder(folder)
+    found = {**_of_family(cls, config), **cls.checkpoint_options(folder, tokenizer)}
+    options = {**found, **(facts["options"] if same else {}), **options}
     if same:
         saved = facts["options"]
         if list(saved.get("labels", ())) != list(options.get("labels", ())):
             # other classes: their weights would mean something else, even where the shapes agree
-            same, arrays = False, {name: a for name, a in arrays.items() if not name.startswith("classifier/")}
+            same, arrays = (
+                False,
+                {name: a for name, a in arrays.items() if not name.startswith(("classifier/", "tagger/", "crf/"))},
+            )
+        # other objectives: heads that were not there start anew
+        same = same and list(saved.get("objectives", ())) == list(options.get("objectives", ()))
     return filled(
-        lambda: cls(config, Tokenizer.from_folder(folder), **options),
+        lambda: cls(config, tokenizer, **options),
         lambda task: assign_arrays(variables_by_name(task), arrays, folder, strict=same),
     )
 
@@ -127,10 +148,16 @@ def from_pretrained(cls: type, source: str, options: dict):
     if tokenizer is None:
         raise FileNotFoundError(f"{pretrained.folder}: has no tokenizer (tokenizer.json, vocab.txt, *.model, ...)")
     options, changes = _split(options)
-    # a tagger has labels too, of tokens
-    if "classifier/kernel" in pretrained.shapes and "labels" in inspect.signature(cls).parameters:
+    # a classifier of texts and one of tokens both have labels, of different kinds
+    if (
+        f"{getattr(cls, 'class_head', 'classifier')}/kernel" in pretrained.shapes
+        and "labels" in inspect.signature(cls).parameters
+    ):
         options.setdefault("labels", pretrained.labels)
-    options = {**_of_family(cls, pretrained.config), **options}
+    found = {**_of_family(cls, pretrained.config), **cls.checkpoint_options(pretrained.folder, tokenizer)}
+    if pretrained.generation and hasattr(cls, "generation_options"):
+        found["generation"] = pretrained.generation
+    options = {**found, **options}
     return filled(
         lambda: cls(pretrained.config.replace(**changes), tokenizer, **options),
         lambda task: assign(variables_by_name(task), pretrained, labels=getattr(task, "labels", None)),

@@ -6,22 +6,23 @@ masked positions alone.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from aillm_tf.data.noise import mask_tokens, predictions_per_row
-from aillm_tf.data.pipeline import Dataset, Ragged
-from aillm_tf.data.sources import read_table
+from aillm_tf.data.noise import BERT_FATES, few_masks, mask_tokens, predictions_per_row
+from aillm_tf.data.pipeline import Dataset
 from aillm_tf.layers.base import Layer
 from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.feedforward import ACTIVATIONS
 from aillm_tf.layers.normalization import norm_layer
+from aillm_tf.layers.vocabulary_loss import vocabulary_loss
 from aillm_tf.tasks.base import Task
+from aillm_tf.tasks.corpus import corpus
 
 
 class MaskedLMHead(Layer):
@@ -50,7 +51,11 @@ class MaskedLM(Task):
     Args:
         config, tokenizer: of the backbone.
         rate: share of the tokens to predict; of those 80 % become [MASK], 10 % a random token, 10 % stay.
-        whole_word: hide all pieces of a word together.
+        whole_word: hide all pieces of a word together; `dataset(words=...)` says what a Chinese word is.
+        spans: hide spans of words (of tokens, without whole_word), as long as SpanBERT's. Its second loss, which
+            predicts a span from the tokens beside it, is not here.
+        masks: how many different masks a row has in all. None: a new one every epoch (dynamic, as RoBERTa); 1: always
+            the same (static); 10: one of ten, as BERT, whose data were ten masked copies.
         transform_activation: of the dense layer before the vocabulary; None: as in the layers. RoBERTa and ELECTRA
             have "gelu" whatever their layers have; `from_pretrained` takes the family's.
         **options: of `Task`.
@@ -63,9 +68,13 @@ class MaskedLM(Task):
         *,
         rate: float = 0.15,
         whole_word: bool = False,
+        spans: bool = False,
+        masks: int | None = None,
         transform_activation: str | None = None,
         **options,
     ):
+        if masks is not None and masks < 1:
+            raise ValueError(f"masks is {masks}: give the number of different masks of a row, or None for new ones")
         if not 0.0 < rate < 1.0:
             raise ValueError(f"rate is the share of tokens to mask, in (0, 1), not {rate}")
         if tokenizer.mask_id is None:
@@ -73,14 +82,14 @@ class MaskedLM(Task):
         if transform_activation not in (None, *ACTIVATIONS):
             known = ", ".join(ACTIVATIONS)
             raise ValueError(f"transform_activation is one of {known} or None, not {transform_activation!r}")
-        self.rate, self.whole_word = rate, whole_word
+        self.rate, self.whole_word, self.spans, self.masks = rate, whole_word, spans, masks
         self.transform_activation = transform_activation or config.activation
         super().__init__(config, tokenizer, **options)
 
     huggingface_head = "masked_lm"
 
     def options(self) -> dict:
-        own = ("rate", "whole_word", "transform_activation")
+        own = ("rate", "whole_word", "spans", "masks", "transform_activation")
         return {**super().options(), **{name: getattr(self, name) for name in own}}
 
     def build_heads(self) -> None:
@@ -94,32 +103,30 @@ class MaskedLM(Task):
         hidden = self.backbone(features, seed=seed)
         if positions is not None:
             hidden = ops.take_along_axis(hidden, ops.expand_dims(positions, -1), axis=1)
+        return self.scores_of(hidden)
+
+    def sums(self, batch: dict, seed=None) -> dict:
+        """{"loss", "weight", "hits"} over the predictions of a batch, float32 scalars."""
+        hidden = self.backbone(batch, seed=seed)
+        hidden = ops.take_along_axis(hidden, ops.expand_dims(batch["target_positions"], -1), axis=1)
+        weights = batch["target_weights"] * ops.expand_dims(batch["weight"], -1)
+        return vocabulary_loss(hidden, self.scores_of, batch["targets"], weights)
+
+    def scores_of(self, hidden):
+        """(..., hidden) -> (..., vocabulary) float32."""
         return self.mlm(hidden, embeddings=self.backbone.embeddings)
 
-    def losses(self, logits, batch: dict):
-        """Cross-entropy and weight of every prediction, (batch, predictions) float32 each."""
-        target = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(batch["targets"], -1), axis=-1), -1)
-        weights = batch["target_weights"] * ops.expand_dims(batch["weight"], -1)
-        return ops.logsumexp(logits, axis=-1) - target, weights
-
     def loss_terms(self, batch: dict, seed=None):
-        losses, weights = self.losses(self.logits(batch, batch["target_positions"], seed), batch)
-        return ops.sum(losses * weights), ops.sum(weights)
+        sums = self.sums(batch, seed)
+        return sums["loss"], sums["weight"]
 
     def evaluation(self, batch: dict):
-        logits = self.logits(batch, batch["target_positions"])
-        losses, weights = self.losses(logits, batch)
-        hits = ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.cast(batch["targets"], "int64")), "float32")
-        return {
-            "loss": ops.sum(losses * weights),
-            "accuracy": ops.sum(hits * weights),
-            "weight": ops.sum(weights),
-        }, {}
+        return self.sums(batch), {}
 
     def scores(self, sums: dict, rows: dict) -> dict[str, float]:
         weight = max(sums["weight"], 1e-8)
         loss = sums["loss"] / weight
-        return {"loss": loss, "accuracy": sums["accuracy"] / weight, "perplexity": math.exp(min(loss, 700.0))}
+        return {"loss": loss, "accuracy": sums["hits"] / weight, "perplexity": math.exp(min(loss, 700.0))}
 
     # The five likeliest tokens for every [MASK] of a text -------------------------------------------------------
 
@@ -156,6 +163,7 @@ class MaskedLM(Task):
         self,
         rows: str | Iterable[str],
         *,
+        words: Literal["pieces", "spaces", "collocations"] = "pieces",
         text: str = "text",
         on_bad: str = "raise",
         encoding_errors: str = "strict",
@@ -164,63 +172,63 @@ class MaskedLM(Task):
         """Texts as batches of masked rows; a text longer than `max_length` becomes several rows.
 
         Args:
-            rows: a source with a text column (see `aillm_tf.data.sources`), or the texts themselves.
-            text: name or number of the column.
-            on_bad: "raise" at a bad row, or "skip" it and count.
-            encoding_errors: "replace" reads undecodable bytes as U+FFFD instead of calling the row bad.
+            rows: a source with a text column (see `aillm_tf.data.sources`), the texts themselves, or a folder that
+                `aillm prepare` wrote.
+            words: what a whole word is. "pieces": as the vocabulary says, where a Chinese character is a word;
+                "spaces": what stands between spaces, also in Chinese; "collocations": Chinese characters that stand
+                together often. See `aillm_tf.data.words`.
+            text, on_bad, encoding_errors: see `aillm_tf.data.rows.texts_of`.
             **batching: batch_size, tokens_per_batch, shuffle, seed, fixed_length: see `Task.batched`.
 
         Raises:
             ValueError: a bad row; names the file and line.
         """
-        if isinstance(rows, str):
-            table = read_table(rows, columns=[text], on_bad=on_bad, errors=encoding_errors)
-            rows = table.columns[text]
-        tokenizer = self.tokenizer
-        encoded = tokenizer.encode([row for row in rows if row.strip()])
-        ids, offsets = split_rows(encoded.ids, encoded.offsets, self.max_length, tokenizer)
-        special = np.zeros(self.config.vocab_size, bool)
-        special[tokenizer.special_ids] = True
-        continuation = np.zeros(self.config.vocab_size, bool)
-        continuation[: len(tokenizer.continuation)] = tokenizer.continuation
-        special, continuation = tf.constant(special), tf.constant(continuation) if self.whole_word else None
-        rate = self.rate
-
-        def noise(example: dict, seed, length) -> dict:
-            token_ids, positions, targets, weights = mask_tokens(
-                example["token_ids"],
-                example["valid"],
-                seed,
-                mask_id=tokenizer.mask_id,
-                vocab_size=tokenizer.vocab_size,
-                special=special,
-                continuation=continuation,
-                rate=rate,
-                max_predictions=predictions_per_row(length, rate),
-            )
-            return {
-                **example,
-                "token_ids": token_ids,
-                "target_positions": positions,
-                "targets": targets,
-                "target_weights": weights,
-            }
-
-        noise_name = repr(("masked", rate, self.whole_word, tokenizer.fingerprint))
-        return self.batched({"token_ids": Ragged(ids, offsets)}, noise=noise, noise_name=noise_name, **batching)
+        if words != "pieces" and not self.whole_word:
+            raise ValueError(f"words={words!r} says what a whole word is: make the task with whole_word=True")
+        name = repr(("masked", self.rate, self.whole_word, self.spans, self.masks, self.tokenizer.fingerprint))
+        reading = {"words": words, "text": text, "on_bad": on_bad, "encoding_errors": encoding_errors}
+        return corpus(self, rows, reading, noise=masking(self, by_row=words != "pieces"), noise_name=name, **batching)
 
 
-def split_rows(ids: np.ndarray, offsets: np.ndarray, max_length: int, tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Cut rows longer than `max_length` into pieces, each between its own [CLS] and [SEP]; nothing is lost."""
-    if np.diff(offsets).max(initial=0) <= max_length:
-        return ids, offsets
-    pieces = []
-    for start, end in itertools.pairwise(offsets):
-        row = ids[start:end]
-        if len(row) <= max_length:
-            pieces.append(row)
-            continue
-        body = row[1:-1]  # without [CLS] and [SEP]
-        for at in range(0, len(body), max_length - 2):
-            pieces.append(np.concatenate([[tokenizer.cls_id], body[at : at + max_length - 2], [tokenizer.sep_id]]))
-    return np.concatenate(pieces).astype(ids.dtype), np.concatenate([[0], np.cumsum([len(p) for p in pieces])])
+def masking(task, *, by_row: bool = False, fates: tuple[float, float] = BERT_FATES) -> Callable:
+    """The noise of a task with `rate`, `whole_word`, `spans` and `masks`, as `Dataset` takes it.
+
+    Args:
+        task: whose options they are.
+        by_row: what continues a word is the column "continues", not a property of the token.
+        fates: see `mask_tokens`.
+    """
+    tokenizer, rate, masks = task.tokenizer, task.rate, task.masks
+    special = np.zeros(task.config.vocab_size, bool)
+    special[tokenizer.special_ids] = True
+    continuation = np.zeros(task.config.vocab_size, bool)
+    continuation[: len(tokenizer.continuation)] = tokenizer.continuation
+    special, continuation = tf.constant(special), tf.constant(continuation)
+    by_id = task.whole_word and not by_row
+    spans = task.spans
+
+    def noise(example: dict, seed, length) -> dict:
+        seed = seed if masks is None else few_masks(example["token_ids"], example["valid"], seed, masks)
+        token_ids, positions, targets, weights = mask_tokens(
+            example["token_ids"],
+            example["valid"],
+            seed,
+            mask_id=tokenizer.mask_id,
+            vocab_size=tokenizer.vocab_size,
+            special=special,
+            continuation=continuation if by_id else None,
+            continues=example.pop("continues") if by_row else None,
+            spans=spans,
+            rate=rate,
+            fates=fates,
+            max_predictions=predictions_per_row(length, rate),
+        )
+        return {
+            **example,
+            "token_ids": token_ids,
+            "target_positions": positions,
+            "targets": targets,
+            "target_weights": weights,
+        }
+
+    return noise

@@ -14,7 +14,8 @@ combining marks that stay (spacing marks such as U+1D16D U+1D165, and marks newe
 tokenizers library) are put into canonical order by the host and left as they are by the graph. That shows only where
 both marks are in the vocabulary; otherwise the word is unknown on both sides. Marian's pieces for the other side of a
 translation are found in the graph also behind characters that the normalizer drops, where the host answers unknown.
-`mismatches` finds such texts.
+`mismatches` finds such texts. Places, under SentencePiece's character map (T5, ALBERT, XLM-R): beside a control
+character that is dropped, behind a character that became several ("¼"), the tokenizers library counts one off.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def graph_tokenizer(tokenizer: Tokenizer, max_length: int, padding_side: str = "
     Returns:
         A module to call with text (batch,) string and, for pairs, a second (batch,) string. It answers
         {"token_ids": (batch, longest) int32, "segment_ids": (batch, longest) int32}, padded with the pad token to the
-        longest row of the batch and truncated exactly like `Tokenizer.encode`. Its method ``with_offsets`` (WordPiece)
-        adds where each token stands in its text, ``decode`` turns ids back into text.
+        longest row of the batch and truncated exactly like `Tokenizer.encode`. Its method ``with_offsets`` adds where
+        each token stands in its text, as `Tokenizer.encode_spans` says it; ``tokens_with_offsets`` does that for whole
+        texts without special tokens; ``decode`` turns ids back into text.
 
     Raises:
         NotImplementedError: for rules that the graph does not know; the rule is named.
@@ -140,12 +142,15 @@ class GraphTokenizer(tf.Module):
             0 and 0 for special tokens and padding.
 
         Raises:
-            NotImplementedError: for other tokenizers than WordPiece.
+            NotImplementedError: for normalizers that do not say what became of which character (NFC and its kin).
         """
-        if not isinstance(self._tokens, WordPieceTokens):
-            raise NotImplementedError("offsets in the graph are there for WordPiece; use the host's tokenizer")
         with tf.device("CPU:0"):
-            return self._rows([self._tokens.with_offsets(text) for text in ([text] if pair is None else [text, pair])])
+            return self._rows([self.tokens_with_offsets(text) for text in ([text] if pair is None else [text, pair])])
+
+    def tokens_with_offsets(self, text: tf.Tensor) -> dict[str, tf.RaggedTensor]:
+        """As `with_offsets`, (texts, tokens) int32 each, of whole texts without special tokens around them."""
+        with tf.device("CPU:0"):
+            return self._tokens.with_offsets(text)
 
     def decode(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
         """(batch, tokens) integer ids to (batch,) string, as `Tokenizer.decode` does it."""
@@ -219,10 +224,11 @@ def _tokens_module(tokenizer: Tokenizer, description: Mapping) -> tf.Module:
     if tokenizer.kind == "unigram":
         pieces = [("" if index in structural else piece, score) for index, (piece, score) in enumerate(model["vocab"])]
         own = BestPieces({**model, "vocab": pieces}, tokenizer.other_side, tokenizer.vocab_size)
-        return WordTokens(description, extracted, own, {word: i for word, i in words.items() if i < own.size})
+        words = {word: i for word, i in words.items() if i < own.size}
+        return WordTokens(description, extracted, own, words, tokenizer.space_ids)
     if not byte_level:
         description["pre_tokenizer"] = words_apart(description)
-    return WordTokens(description, extracted, MergeWords(model, byte_level), words)
+    return WordTokens(description, extracted, MergeWords(model, byte_level), words, tokenizer.space_ids)
 
 
 def _whole_words(host, model: Mapping, structural: set[int], byte_level: bool) -> dict[bytes, int]:

@@ -42,6 +42,7 @@ class MergeWords(tf.Module):
                 "the graph knows BPE without dropout, continuing_subword_prefix and end_of_word_suffix"
             )
         vocab = model["vocab"]
+        self.unit = "BYTE" if byte_level else "UTF8_CHAR"
         self._symbols = Bytes(vocab) if byte_level else SentencePieceCharacters(model)
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         left = np.array([vocab[first] for first, _ in merges], np.int64)
@@ -62,16 +63,16 @@ class MergeWords(tf.Module):
 
     def __call__(self, words: tf.Tensor) -> Made:
         """(words,) string to their tokens."""
-        symbols, word = self._symbols(words)
+        symbols, word, first = self._symbols(words)
         count = tf.size(words, tf.int64)
         size = tf.size(symbols, tf.int64)
-        done_symbols, done_words = growing_array(), growing_array()
+        done = (growing_array(), growing_array(), growing_array())  # symbols, words, first units
         order = tf.range(count)
 
-        def more(round_, symbols, word, values, order, done_symbols, done_words):
+        def more(round_, symbols, word, first, values, order, *done):
             return tf.size(symbols) > 0
 
-        def merge(round_, symbols, word, values, order, done_symbols, done_words):
+        def merge(round_, symbols, word, first, values, order, *done):
             active = tf.size(order, tf.int64)
             best = tf.math.unsorted_segment_min(values, word, active)
             busy = best < NEVER
@@ -81,30 +82,35 @@ class MergeWords(tf.Module):
             symbols = tf.where(merged, values % HASTY, symbols)
             stays = tf.gather(busy, word)
             leaving = kept & ~stays
-            done_symbols = done_symbols.write(round_, tf.boolean_mask(symbols, leaving))
-            done_words = done_words.write(round_, tf.gather(order, tf.boolean_mask(word, leaving)))
+            found = (symbols, tf.gather(order, word), first)
+            done = [array.write(round_, tf.boolean_mask(x, leaving)) for array, x in zip(done, found, strict=True)]
             # Only pairs with a new symbol have to be looked up again.
             kept &= stays
-            left = tf.boolean_mask(symbols, kept)
+            left, first = tf.boolean_mask(symbols, kept), tf.boolean_mask(first, kept)
             changed = tf.boolean_mask(merged, kept)
             word = tf.gather(tf.cumsum(tf.cast(busy, tf.int64), exclusive=True), tf.boolean_mask(word, kept))
             changed |= tf.concat([changed[1:], [False]], 0)[: tf.size(changed)]
             values = tf.boolean_mask(values, kept)
             at = tf.where(changed)
             values = tf.tensor_scatter_nd_update(values, at, self._pairs(left, word, at[:, 0]))
-            return (round_ + 1, left, word, values, tf.boolean_mask(order, busy), done_symbols, done_words)
+            return (round_ + 1, left, word, first, values, tf.boolean_mask(order, busy), *done)
 
-        state = (0, symbols, word, self._pairs(symbols, word, tf.range(size)), order, done_symbols, done_words)
-        shapes = (*(tf.TensorShape(shape) for shape in ([], [None], [None], [None], [None])), tf.TensorShape(None))
-        rounds, *_, done_symbols, done_words = tf.while_loop(more, merge, state, (*shapes, tf.TensorShape(None)))
+        state = (0, symbols, word, first, self._pairs(symbols, word, tf.range(size)), order, *done)
+        shapes = (tf.TensorShape([]), *[tf.TensorShape([None])] * 5, *[tf.TensorShape(None)] * 3)
+        rounds, *_ = made = tf.while_loop(more, merge, state, shapes)
         nothing = tf.zeros([0], tf.int64)
-        symbols, word = tf.cond(
-            rounds > 0, lambda: (done_symbols.concat(), done_words.concat()), lambda: (nothing, nothing)
+        symbols, word, first = tf.cond(
+            rounds > 0, lambda: tuple(array.concat() for array in made[-3:]), lambda: (nothing,) * 3
         )
         # Words leave the loop in another order, each with all of its symbols.
         starts = tf.math.unsorted_segment_min(tf.range(tf.size(word, tf.int64)), word, count)
         lengths = tf.math.unsorted_segment_sum(tf.ones_like(word), word, count)
-        return Made(tf.cast(symbols, tf.int32), tf.where(lengths > 0, starts, 0), lengths)
+        # A token reaches to the next one; the bytes of a character reach over all of it.
+        sizes = tf.cast(tf.strings.length(words, unit=self.unit), tf.int64)
+        goes_on = tf.concat([word[1:] == word[:-1], [False]], 0)[: tf.size(word)]
+        following = tf.concat([first[1:], [0]], 0)[: tf.size(first)]
+        last = tf.maximum(tf.where(goes_on, following, tf.gather(sizes, word)), first + 1)
+        return Made(tf.cast(symbols, tf.int32), tf.where(lengths > 0, starts, 0), lengths, first, last)
 
     def _pairs(self, symbols: tf.Tensor, word: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
         """rank * SHIFT + hasty * HASTY + merged symbol of the pairs that start at these places, NEVER for no merge."""
@@ -134,12 +140,15 @@ class Bytes(tf.Module):
         super().__init__()
         self._ids = tf.constant([vocab.get(letter, -1) for letter in byte_of_letter()], tf.int64)
 
-    def __call__(self, words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(self, words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Symbols, the word of each, and which of its bytes each is."""
         everything = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)
         symbols = tf.gather(self._ids, tf.cast(everything, tf.int32))
-        word = tf.repeat(tf.range(tf.size(words, tf.int64)), tf.strings.length(words))
+        lengths = tf.cast(tf.strings.length(words), tf.int64)
+        word = tf.repeat(tf.range(tf.size(words, tf.int64)), lengths)
+        place = tf.range(tf.size(word, tf.int64)) - tf.repeat(tf.cumsum(lengths, exclusive=True), lengths)
         known = symbols >= 0
-        return tf.boolean_mask(symbols, known), tf.boolean_mask(word, known)
+        return tuple(tf.boolean_mask(values, known) for values in (symbols, word, place))
 
 
 class SentencePieceCharacters(tf.Module):
@@ -161,10 +170,12 @@ class SentencePieceCharacters(tf.Module):
         self._unknown = -1 if model["unk_token"] is None else vocab[model["unk_token"]]
         self._fuse = model["fuse_unk"]
 
-    def __call__(self, words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(self, words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Symbols, the word of each, and the character of that which each begins."""
         characters = decode(words)
         codes = characters.codes
         word = ragged(codes, characters.splits).value_rowids()
+        place = tf.range(tf.size(codes, tf.int64)) - tf.gather(characters.splits, word)
         symbols = tf.cast(self._ids(codes), tf.int64)
         unknown = symbols < 0
         if self._bytes is None:
@@ -173,9 +184,10 @@ class SentencePieceCharacters(tf.Module):
             if self._fuse:
                 continues = unknown[1:] & unknown[:-1] & (word[1:] == word[:-1])
                 kept &= ~tf.concat([[False], continues], 0)[: tf.size(kept)]
-            return tf.boolean_mask(symbols, kept), tf.boolean_mask(word, kept)
+            return tuple(tf.boolean_mask(values, kept) for values in (symbols, word, place))
         symbols, kept = spell_unknown(symbols, unknown, codes, self._bytes)
-        return symbols, tf.boolean_mask(tf.repeat(word, tf.shape(kept)[1]), tf.reshape(kept, [-1]))
+        columns, kept = tf.shape(kept)[1], tf.reshape(kept, [-1])
+        return symbols, *(tf.boolean_mask(tf.repeat(values, columns), kept) for values in (word, place))
 
 
 @functools.lru_cache(maxsize=1)

@@ -39,10 +39,13 @@ class Characters(NamedTuple):
     Args:
         codes: int32 (characters,).
         splits: int64 (texts + 1,); text i is ``codes[splits[i]:splits[i + 1]]``.
+        places: int64 (characters, 2), where offsets are wanted: the first character that each came from, counted over
+            the original texts, and the one after the last.
     """
 
     codes: tf.Tensor
     splits: tf.Tensor
+    places: tf.Tensor | None = None
 
 
 def ragged(values: tf.Tensor, splits: tf.Tensor) -> tf.RaggedTensor:
@@ -64,11 +67,12 @@ def encode(characters: Characters) -> tf.Tensor:
 def keep(characters: Characters, kept: tf.Tensor) -> Characters:
     """The characters where ``kept`` (characters,) bool is True."""
     before = tf.concat([[0], tf.cumsum(tf.cast(kept, tf.int64))], 0)
-    return Characters(tf.boolean_mask(characters.codes, kept), tf.gather(before, characters.splits))
+    places = None if characters.places is None else tf.boolean_mask(characters.places, kept)
+    return Characters(tf.boolean_mask(characters.codes, kept), tf.gather(before, characters.splits), places)
 
 
 def insert_before(characters: Characters, where: tf.Tensor, code: int) -> tuple[Characters, tf.Tensor]:
-    """Puts ``code`` before each character where ``where`` (characters,) bool is True.
+    """Puts ``code`` before each character where ``where`` (characters,) bool is True; it gets the place of that one.
 
     Returns:
         The longer texts, and the index of every old character among the new ones, int64 (characters,).
@@ -78,7 +82,8 @@ def insert_before(characters: Characters, where: tf.Tensor, code: int) -> tuple[
     codes = tf.repeat(characters.codes, counts)
     inserted = tf.boolean_mask(ends[:-1], where)
     codes = tf.tensor_scatter_nd_update(codes, inserted[:, tf.newaxis], tf.fill(tf.shape(inserted), code))
-    return Characters(codes, tf.gather(ends, characters.splits)), ends[1:] - 1
+    places = None if characters.places is None else tf.repeat(characters.places, counts, axis=0)
+    return Characters(codes, tf.gather(ends, characters.splits), places), ends[1:] - 1
 
 
 def starts_of(characters: Characters) -> tf.Tensor:
@@ -149,10 +154,21 @@ class CharacterMap(tf.Module):
         within = tf.range(tf.size(origin, tf.int64)) - tf.gather(ends, origin)
         codes = tf.gather(self._codes, tf.gather(self._starts, entry) + tf.cast(within, tf.int32))
         codes = tf.where(entry == 1, tf.gather(characters.codes, origin), codes)
-        return Characters(codes, tf.gather(ends, characters.splits)), origin
+        places = None if characters.places is None else tf.gather(characters.places, origin)
+        return Characters(codes, tf.gather(ends, characters.splits), places), origin
 
     def __call__(self, characters: Characters) -> Characters:
         return self.expand(characters, self.entries(characters.codes))[0]
+
+
+class Step(tf.Module):
+    """One step; it reads and gives `Characters`, or strings where it says so."""
+
+    reads_strings = False
+
+    def with_places(self, characters: Characters) -> Characters:
+        """As the call, of characters with places."""
+        return self(characters)
 
 
 def number_table(keys: np.ndarray, values: np.ndarray, default: int) -> tf.lookup.StaticHashTable:

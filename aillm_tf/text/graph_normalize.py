@@ -5,9 +5,7 @@ is here:
 
 * Unicode normal forms are ICU's, in ``tensorflow_text.normalize_utf8``. The library's tables are older: characters
   which it does not know yet, and ICU does, are kept away from ICU, so that both leave them as they are.
-* `Precompiled` is SentencePiece's character map as the ``tokenizers`` library applies it, which is not as SentencePiece
-  does: to a whole grapheme of less than six bytes where a prefix of it is in the map (the rest of the grapheme is then
-  dropped), else character by character.
+* Literal replacements, spaces at the ends and in runs. SentencePiece's character map is in `graph_charsmap`.
 
 Decomposition and accent stripping (ALBERT) is such a table, too; that marks are put into canonical order between the
 two shows only for marks that stay, see `aillm_tf.text.graph`.
@@ -15,36 +13,32 @@ two shows only for marks that stay, see `aillm_tf.text.graph`.
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 import re
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 from tokenizers import normalizers
 
 from aillm_tf.text.graph_characters import (
-    CODE_POINTS,
     CharacterMap,
     Characters,
     CharacterTable,
+    Step,
     decode,
     encode,
-    host_normalizer,
     insert_before,
     keep,
     normalized_characters,
-    number_table,
     probed_codes,
     ragged,
     starts_of,
     whitespace,
 )
+from aillm_tf.text.graph_charsmap import Precompiled
 
-JOINS_BEFORE, JOINS_AFTER, CLOSED = 1, 2, 4
 APART = b"\xff"  # no byte of UTF-8
 
 
@@ -61,6 +55,16 @@ class Normalizer(tf.Module):
     def __init__(self, description: Mapping | None):
         super().__init__()
         self._steps = [_build(kind, part) for kind, part in _grouped(list(_flat(description)))]
+
+    def with_places(self, characters: Characters) -> Characters:
+        """As the call, of characters with places.
+
+        Raises:
+            NotImplementedError: a step that does not say where its characters came from.
+        """
+        for step in self._steps:
+            characters = step.with_places(characters)
+        return characters
 
     def __call__(self, text: tf.Tensor) -> Characters:
         state = text
@@ -108,12 +112,6 @@ def _build(kind: str, part) -> Step:
     return STEPS[kind](part)
 
 
-class Step(tf.Module):
-    """One step; it reads and gives `Characters`, or strings where it says so."""
-
-    reads_strings = False
-
-
 class EachCharacter(Step):
     """Normalizers that look at one character at a time."""
 
@@ -133,11 +131,40 @@ class Replace(Step):
 
     def __init__(self, part: dict):
         super().__init__()
-        self._pattern = re.escape(part["pattern"]["String"])
-        self._content = part["content"].replace("\\", "\\\\")
+        self._literal, self._text = part["pattern"]["String"], part["content"]
+        self._pattern = re.escape(self._literal)
+        self._content = self._text.replace("\\", "\\\\")
 
     def __call__(self, text: tf.Tensor) -> tf.Tensor:
         return tf.strings.regex_replace(text, self._pattern, self._content)
+
+    def with_places(self, characters: Characters) -> Characters:
+        size, same = len(self._literal), len(set(self._literal)) == 1
+        borders = any(self._literal[:n] == self._literal[-n:] for n in range(1, size))
+        if len(self._text) != 1 or (borders and not same):
+            raise NotImplementedError(
+                f"offsets in the graph: the replacement of {self._literal!r} by {self._text!r} is not known there"
+            )
+        codes, count = characters.codes, tf.size(characters.codes)
+        row = ragged(codes, characters.splits).value_rowids()
+        ahead = [
+            tf.concat([values[n:], tf.fill([tf.minimum(n, count)], tf.cast(-1, values.dtype))], 0)
+            for n in range(size)
+            for values in (codes, row)
+        ]
+        matches = [code == ord(letter) for code, letter in zip(ahead[::2], self._literal, strict=True)]
+        matches = tf.reduce_all(tf.stack([*matches, ahead[-1] == row]), 0)
+        if borders:  # one letter over and over: of a run of matches every size-th is one
+            opens = matches & ~tf.concat([[False], matches[:-1]], 0)[:count]
+            position = tf.range(count)
+            openings = tf.concat([[0], tf.boolean_mask(position, opens)], 0)
+            in_run = position - tf.gather(openings, tf.cumsum(tf.cast(opens, tf.int32)))
+            matches &= in_run % size == 0
+        behind = [tf.concat([tf.fill([tf.minimum(n, count)], False), matches[: count - n]], 0) for n in range(size)]
+        # The replacement stands where the last replaced character stood, as in the library.
+        last = behind[-1]
+        replaced = characters._replace(codes=tf.where(last, ord(self._text), codes))
+        return keep(replaced, last | ~tf.reduce_any(tf.stack(behind), 0))
 
 
 class Runs(Step):
@@ -158,7 +185,7 @@ class Runs(Step):
         continues = space & tf.concat([[False], space[:-1]], 0)[: tf.size(space)] & ~starts_of(characters)
         continued = tf.concat([continues[1:], [False]], 0)[: tf.size(space)]
         codes = tf.where(continued & space, self._content, characters.codes)
-        return keep(Characters(codes, characters.splits), ~continues)
+        return keep(characters._replace(codes=codes), ~continues)
 
 
 class Strip(Step):
@@ -212,6 +239,12 @@ class UnicodeForm(Step):
         some = tf.reduce_any(tf.strings.regex_full_match(text, f"(?s).*{self._apart}.*"))
         return tf.cond(some, lambda: self._piecewise(text), lambda: tf_text.normalize_utf8(text, self._form))
 
+    def with_places(self, characters: Characters) -> Characters:
+        raise NotImplementedError(
+            f"offsets in the graph: the normalizer {self._form} does not say there which characters it made of which; "
+            "answer on the host, or take a model whose tokenizer.json normalizes character by character or Precompiled"
+        )
+
     def _piecewise(self, text: tf.Tensor) -> tf.Tensor:
         parted = tf.strings.regex_replace(text, f"({self._apart})", APART + rb"\1" + APART)
         pieces = tf.strings.split(parted, APART)  # (texts, pieces); every second one is a character of its own
@@ -244,117 +277,6 @@ def _both(form: str, texts: list[str]) -> tuple[list[str], list[str]]:
     with tf.device("CPU:0"):
         icu = tf_text.normalize_utf8(tf.constant(text.encode()), form).numpy().decode()
     return getattr(normalizers, form)().normalize_str(text).split("\n"), icu.split("\n")
-
-
-class Precompiled(Step):
-    """SentencePiece's character map. See the module's text for what the host does with it."""
-
-    def __init__(self, part: dict):
-        super().__init__()
-        keys = charsmap_keys(base64.b64decode(part["precompiled_charsmap"]))
-        becomes = normalized_characters(json.dumps(part, sort_keys=True))
-        short = {key: text for key, text in keys.items() if len(key) in (2, 3) and len(key.encode()) < 6}
-        # The shortest prefix counts: a longer key behind it is never asked for.
-        pairs = {key: text for key, text in short.items() if key[0] not in keys}
-        reached = {key: text for key, text in pairs.items() if len(key) == 2 or key[:2] not in pairs}
-        self._map = CharacterMap(becomes, extra=list(reached.values()))
-        single = np.zeros(CODE_POINTS, np.int32)
-        single[[ord(key) for key in keys if len(key) == 1]] = 1
-        self._single = CharacterTable(single)
-        self._rules = CharacterTable(_grapheme_rules())
-        numbers = [_number(*key) for key in reached]
-        entries = np.arange(len(reached)) + self._map.extra_from
-        self._graphemes = number_table(numbers, entries, -1)
-
-    def __call__(self, characters: Characters) -> Characters:
-        entries = self._map.entries(characters.codes)
-        # A character joins the one before it by its own nature or that one's, but nothing joins a control character
-        # (CLOSED) except a line feed a carriage return. Of text without such, all below is skipped.
-        rules, codes = self._rules(characters.codes), characters.codes
-        rule_before = tf.concat([[0], rules], 0)[:-1]
-        joins = (rules % 2 == JOINS_BEFORE) & (rule_before < CLOSED)
-        joins |= (rule_before % CLOSED >= JOINS_AFTER) & (rules < CLOSED)
-        joins |= (codes == ord("\n")) & (tf.concat([[0], codes], 0)[:-1] == ord("\r"))
-        joins &= ~starts_of(characters)
-        entries = tf.cond(
-            tf.reduce_any(joins), lambda: self._whole_graphemes(characters, joins, entries), lambda: entries
-        )
-        return self._map.expand(characters, entries)[0]
-
-    def _whole_graphemes(self, characters: Characters, joins: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
-        codes = characters.codes
-        grapheme = tf.cumsum(tf.cast(~joins, tf.int32)) - 1
-        count = tf.reduce_sum(tf.cast(~joins, tf.int32))
-        wide = 1 + tf.cast(codes >= 0x80, tf.int32) + tf.cast(codes >= 0x800, tf.int32)
-        wide += tf.cast(codes >= 0x10000, tf.int32)
-        size = tf.math.unsorted_segment_sum(wide, grapheme, count)
-        letters = tf.math.unsorted_segment_sum(tf.ones_like(wide), grapheme, count)
-        first = tf.boolean_mask(tf.range(tf.size(codes)), ~joins)
-        one = tf.gather(codes, first)
-        padded = tf.concat([codes, [0, 0]], 0)
-        two = tf.where(letters > 1, tf.gather(padded, first + 1), 0)
-        three = tf.where(letters > 2, tf.gather(padded, first + 2), 0)
-        letters_ = [tf.cast(code, tf.int64) for code in (one, two, three)]
-        pair, triple = (tf.cast(self._graphemes.lookup(_number(*letters_[:n])), tf.int32) for n in (2, 3))
-        whole = tf.where(self._single(one) == 1, tf.gather(entries, first), tf.where(pair >= 0, pair, triple))
-        whole = tf.where((letters > 1) & (size < 6), whole, -1)
-        replaced = tf.gather(whole, grapheme)
-        return tf.where(replaced < 0, entries, tf.where(joins, 0, replaced))
-
-
-def _number(one, two, three=0):
-    """One number for two or three code points; strings on the host, int64 tensors in the graph."""
-    one, two, three = (ord(part) if isinstance(part, str) else part for part in (one, two, three))
-    return (one * 2**21 + two) * 2**21 + three
-
-
-def charsmap_keys(charsmap: bytes) -> dict[str, str]:
-    """The texts that a precompiled_charsmap replaces, with what they become.
-
-    The map is a double array of 32-bit units behind its length in bytes, then the replacements, each ended by a 0.
-
-    Reference:
-        https://github.com/s-yata/darts-clone (the double array); sentencepiece's normalizer.h
-    """
-    size = int(np.frombuffer(charsmap, "<u4", 1)[0])
-    units = np.frombuffer(charsmap, "<u4", size // 4, offset=4).astype(np.int64)
-    texts = charsmap[4 + size :]
-    offsets = (units >> 10) << ((units & (1 << 9)) >> 6)
-    labels = units & ((1 << 31) | 0xFF)
-    # A unit's place is its parent's base xor its label; those with a greater label hold values.
-    children: dict[int, list[int]] = {}
-    for unit in np.flatnonzero((labels > 0) & (labels < 256)).tolist():
-        children.setdefault(unit ^ int(labels[unit]), []).append(unit)
-    keys, waiting = {}, [(int(offsets[0]), b"")]
-    while waiting:
-        node, prefix = waiting.pop()
-        for unit in children.get(node, ()):
-            key, base = prefix + bytes([int(labels[unit])]), unit ^ int(offsets[unit])
-            if units[unit] >> 8 & 1:
-                start = int(units[base] & 0x7FFFFFFF)
-                keys[key.decode()] = texts[start : texts.index(b"\0", start)].decode()
-            waiting.append((base, key))
-    return keys
-
-
-@functools.lru_cache(maxsize=1)
-def _grapheme_rules() -> np.ndarray:
-    """int (0x110000,), how the host puts characters into graphemes; the sum of JOINS_BEFORE, JOINS_AFTER and CLOSED."""
-    # A map whose keys are all single bytes, and become "b": of a grapheme of less than six bytes remains one "b".
-    units = np.zeros(0x300, "<u4")
-    units[0] = 0x100 << 10
-    letters = np.arange(1, 0x100)
-    units[0x100 ^ letters] = 0x300 << 10 | 1 << 8 | letters
-    charsmap = len(units.tobytes()).to_bytes(4, "little") + units.tobytes() + b"b\0"
-    probe = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
-    normalize = host_normalizer(probe).normalize_str
-    flags = np.zeros(CODE_POINTS, np.int32)
-    for code in probed_codes():
-        character = chr(code)
-        flags[code] += JOINS_BEFORE * (normalize("a" + character) == "b")
-        flags[code] += JOINS_AFTER * (normalize(character + "a") == "b")
-        flags[code] += CLOSED * (code < 0x10000 and normalize(character + "\u0301") != "b")
-    return flags
 
 
 STEPS: dict[str, Callable[[dict], Step]] = {

@@ -149,7 +149,7 @@ class Metaspace(tf.Module):
     def __call__(self, words: Words, first: tf.Tensor) -> Words:
         codes = words.characters.codes
         codes = tf.where(codes == BLANK, self._mark, codes)
-        words = Words(Characters(codes, words.characters.splits), words.starts)
+        words = words._replace(characters=words.characters._replace(codes=codes))
         if self._scheme != "never":
             where = words.starts & (codes != self._mark)
             if self._scheme == "first":

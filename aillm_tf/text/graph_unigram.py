@@ -38,7 +38,7 @@ class BestPieces(tf.Module):
 
     def __init__(self, model: Mapping, other_side: Mapping[str, int], size: int):
         super().__init__()
-        self.size = size
+        self.size, self.unit = size, "UTF8_CHAR"
         pieces = model["vocab"]
         if model["unk_id"] is None:
             raise NotImplementedError("the graph needs a Unigram vocabulary with an unknown token (unk_id)")
@@ -80,18 +80,23 @@ class BestPieces(tf.Module):
         chosen = tf.where(on_way)[:, 0]
         ids = tf.gather_nd(pieces, tf.stack([chosen, tf.gather(back, chosen) - 1], 1))
         word, unknown = tf.gather(word, chosen), ids == self._unknown
-        if self._bytes is None:  # unknown characters side by side are one unknown token
-            again = unknown[1:] & unknown[:-1] & (word[1:] == word[:-1])
-            kept = ~tf.concat([[False], again], 0)[: tf.size(ids)]
+        again = unknown[1:] & unknown[:-1] & (word[1:] == word[:-1])
+        alone = ~tf.concat([[False], again], 0)[: tf.size(ids)]
+        run = tf.cumsum(tf.cast(alone, tf.int32)) - 1  # unknown characters side by side are one
+        runs, begins = tf.reduce_sum(tf.cast(alone, tf.int32)), tf.gather(characters.splits, word)
+        firsts = tf.gather(tf.math.unsorted_segment_min(chosen - tf.gather(back, chosen) + 1 - begins, run, runs), run)
+        lasts = tf.gather(tf.math.unsorted_segment_max(chosen + 1 - begins, run, runs), run)
+        if self._bytes is None:
             ids = tf.gather(self._finally, ids)
             if self._other_side is not None:
-                ids = self._translated(ids, unknown, kept, characters.codes, chosen, chosen - tf.gather(back, chosen))
-            ids, word = tf.boolean_mask(ids, kept), tf.boolean_mask(word, kept)
+                ids = self._translated(ids, unknown, alone, characters.codes, chosen, chosen - tf.gather(back, chosen))
+            ids, word, firsts, lasts = (tf.boolean_mask(values, alone) for values in (ids, word, firsts, lasts))
         else:
             ids, kept = spell_unknown(ids, unknown, tf.gather(characters.codes, chosen), self._bytes)
-            word = tf.boolean_mask(tf.repeat(word, tf.shape(kept)[1]), tf.reshape(kept, [-1]))
+            columns, kept = tf.shape(kept)[1], tf.reshape(kept, [-1])
+            word, firsts, lasts = (tf.boolean_mask(tf.repeat(v, columns), kept) for v in (word, firsts, lasts))
         tokens = tf.math.unsorted_segment_sum(tf.ones_like(word), word, tf.size(lengths))
-        return Made(ids, tf.cumsum(tokens, exclusive=True), tokens)
+        return Made(ids, tf.cumsum(tokens, exclusive=True), tokens, firsts, lasts)
 
     def _translated(
         self,

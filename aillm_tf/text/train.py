@@ -1,4 +1,4 @@
-"""Vocabularies from raw text: WordPiece, BPE and Unigram, on the trainers of the ``tokenizers`` library.
+"""Vocabularies from raw text: WordPiece, BPE, Unigram and single characters, by the ``tokenizers`` library.
 
 Notable here:
 
@@ -46,13 +46,14 @@ def train_tokenizer(
 
     Args:
         texts: the corpus. WordPiece reads it twice; an iterator that can be read only once is kept in memory.
-        kind: "wordpiece" (BERT), "bpe" (byte-level, knows every text) or "unigram".
+        kind: "wordpiece" (BERT), "bpe" (byte-level, knows every text), "unigram", or "char" (every character is a
+            token, spaces and line breaks too).
         vocab_size: tokens at most, special tokens counted; fewer where the corpus has no more to give.
         lowercase: lower-case the text; WordPiece then drops accents, too, as BERT does. None means yes for encoders;
             what a model writes should keep its capitals.
-        min_frequency: what is seen less often gets no token (WordPiece: characters and merges; BPE: merges; Unigram
-            decides by likelihood alone).
-        use: what the special tokens are for. "decoder" and "seq2seq" need "bpe" or "unigram", which lose no spaces.
+        min_frequency: what is seen less often gets no token (WordPiece: characters and merges; characters; BPE: merges;
+            Unigram decides by likelihood alone).
+        use: what the special tokens are for. "decoder" and "seq2seq" need a kind that loses no spaces: not WordPiece.
 
     Returns:
         A Tokenizer. "encoder": [PAD] = 0, [UNK] = 1, [CLS] = 2, [SEP] = 3, [MASK] = 4, and [CLS] and [SEP] stand around
@@ -189,4 +190,23 @@ def _learn(learner: tokenizers.Tokenizer, trainer: trainers.Trainer, texts: Iter
     return Tokenizer(learner, family.roles)
 
 
-TRAINERS = {"wordpiece": _train_wordpiece, "bpe": _train_bpe, "unigram": _train_unigram}
+def _train_characters(
+    texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequency: int, family: Family
+) -> Tokenizer:
+    normalizer = _normalizer(normalizers.NFC(), lowercase)
+    counts = Counter(chain.from_iterable(normalizer.normalize_str(text) for text in texts))
+    found = sorted((-count, character) for character, count in counts.items() if count >= min_frequency)
+    if not found:
+        raise ValueError(f"no character is in the texts {min_frequency} times (min_frequency)")
+    characters = sorted(character for _, character in found[: vocab_size - len(family.roles)])
+    vocabulary = {token: index for index, token in enumerate([*family.roles.values(), *characters])}
+    # BPE without merges splits into characters
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=family.roles["unk"]))
+    backend.normalizer = normalizer
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens(list(family.roles.values()))
+    backend.post_processor = template(family.single, family.pair, family.roles, vocabulary)
+    return Tokenizer(backend, family.roles)
+
+
+TRAINERS = {"wordpiece": _train_wordpiece, "bpe": _train_bpe, "unigram": _train_unigram, "char": _train_characters}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-VERBS = ("evaluate", "predict", "export", "convert", "inspect", "doctor")
+VERBS = ("prepare", "evaluate", "predict", "generate", "export", "convert", "inspect", "tpu", "doctor")
 
 
 def positive(text: str) -> int:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from aillm_tf.layers.naming import variables_by_name
-from aillm_tf.models.decoder import Decoder
+from aillm_tf.models.decoder import Decoder, new_decoder
 from aillm_tf.models.encoder import Encoder
 from aillm_tf.models.encoder_decoder import EncoderDecoder
 from aillm_tf.weights import families
@@ -65,7 +65,7 @@ def backbone_of(pretrained: Pretrained, *, dtype: str | None = None) -> Encoder 
 
 def new_backbone(config: TransformerConfig, *, dtype: str | None = None) -> Encoder | Decoder | EncoderDecoder:
     """The built backbone of a configuration, with initial weights."""
-    kind = EncoderDecoder if config.decoder_layers else Decoder if config.causal else Encoder
+    kind = EncoderDecoder if config.decoder_layers else new_decoder if config.causal else Encoder
     backbone = kind(config, dtype=dtype)
     backbone.build()
     return backbone

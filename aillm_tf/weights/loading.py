@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Pretrained", "assign", "assign_arrays", "load_pretrained", "read_config", "save_pretrained", "write_config"]
 
 # what a checkpoint for another task may lack
-HEADS = ("classifier/", "pooler/", "mlm/", "tagger/", "spans/", "discriminator/")
+HEADS = ("classifier/", "pooler/", "mlm/", "tagger/", "spans/", "discriminator/", "generator/", "bottleneck/", "crf/")
+HEADS += ("objectives/",)
 LM_HEAD = "backbone/head/"
 # heads whose meaning depends on the architecture: taken only where config.json names one that we know
 _AMBIGUOUS = {"classifier", "tagger", "spans"}

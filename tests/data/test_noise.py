@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy.stats import chisquare
 
-from aillm_tf.data.noise import mask_tokens, predictions_per_row
+from aillm_tf.data.noise import _choose_spans, few_masks, mask_tokens, predictions_per_row
 
 VOCAB, MASK, SPECIAL = 50, 4, 5
 IS_SPECIAL = np.arange(VOCAB) < SPECIAL
@@ -175,3 +175,92 @@ def test_a_table_that_is_too_short_is_refused():
 def test_a_rate_that_is_no_share_is_refused(rate):
     with pytest.raises(ValueError, match="rate"):
         noised([7, 8], rate=rate)
+
+
+# Spans, and words that the vocabulary does not tell
+
+
+def runs(chosen):
+    """(start, length) of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], chosen.astype(int), [0]])))
+    return [(start, end - start) for start, end in edges.reshape(-1, 2)]
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 40, 128])
+def test_spans_hide_the_same_number_of_tokens(tokens):
+    ids = np.zeros(128, np.int32)
+    ids[:tokens] = rows(1, tokens)[0]
+    for seed in range(5):
+        _, positions, _, weights = noised(ids, seed, real=np.arange(128) < tokens, spans=True)
+        assert weights.sum() == max(1, round(0.15 * tokens))
+        assert positions[weights > 0].max() < tokens
+
+
+def test_span_lengths_are_those_of_spanbert():
+    lengths = []
+    for seed in range(12):
+        maskable, word = tf.ones(1500, tf.bool), tf.range(1, 1501)
+        number = _choose_spans(maskable, word, tf.constant([seed, 0]), 1.0, 1500).numpy()
+        assert (number > 0).all() and (np.diff(number) >= 0).all()
+        lengths += np.bincount(number)[1:].tolist()
+    shares = 0.2 * 0.8 ** np.arange(10)
+    # one span of each row was cut to fit, one in four hundred
+    assert chisquare(np.bincount(lengths)[1:], shares / shares.sum() * len(lengths)).pvalue > 1e-3
+
+
+def test_spans_begin_anywhere():
+    _, positions, _, weights = mapped(rows(2000, 30), spans=True, rate=0.1)
+    hidden = np.bincount(positions[weights > 0], minlength=30)
+    middle = hidden[3:-3]  # tokens at the ends are in fewer spans
+    assert middle.std() < 0.1 * middle.mean()
+
+
+def test_a_span_shares_its_fate():
+    ids = rows(600, 60)
+    noisy, positions, _, weights = mapped(ids, spans=True, rate=0.15)
+    lone = 0
+    for row in range(len(ids)):
+        chosen = np.zeros(60, bool)
+        chosen[positions[row][weights[row] > 0]] = True
+        for start, length in runs(chosen):
+            masked = noisy[row, start : start + length] == MASK
+            lone += masked.any() and not masked.all()  # two spans side by side
+    assert lone < 60
+
+
+def test_spans_of_whole_words_cut_a_word_only_at_the_end_of_the_budget():
+    ids = rows(300, 60)
+    _, positions, _, weights = mapped(ids, continuation=tf.constant(CONTINUES), spans=True, rate=0.2)
+    cut = 0
+    for row in range(len(ids)):
+        chosen = np.zeros(60, bool)
+        chosen[positions[row][weights[row] > 0]] = True
+        assert chosen.sum() == 12
+        word = np.cumsum(~CONTINUES[ids[row]] | (np.arange(60) == 0))
+        cut += sum(not chosen[word == number].all() for number in np.unique(word[chosen]))
+    assert cut <= len(ids)
+
+
+def test_words_may_be_given_by_token():
+    ids = rows(1, 60)[0]
+    by_token = noised(ids, continues=tf.constant(CONTINUES[ids]), rate=0.3)
+    for one, other in zip(noised(ids, continuation=tf.constant(CONTINUES), rate=0.3), by_token, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="not both"):
+        noised(ids, continuation=tf.constant(CONTINUES), continues=tf.constant(CONTINUES[ids]))
+
+
+def test_fates_may_be_others():
+    noisy, positions, _, weights = mapped(rows(500, 40), fates=(1.0, 0.0))
+    assert (np.take_along_axis(noisy, positions, axis=1)[weights > 0] == MASK).all()
+
+
+def test_a_row_has_a_few_masks_in_all():
+    ids = rows(1, 80)[0]
+    real = np.arange(80) < 60
+    seeds = {tuple(few_masks(ids, real, tf.constant([0, n]), 3).numpy()) for n in range(60)}
+    assert len(seeds) == 3
+    padded = np.where(real, ids, 0)
+    assert tuple(few_masks(padded, real, tf.constant([0, 1]), 1).numpy()) == tuple(
+        few_masks(ids[:60], real[:60], tf.constant([9, 2]), 1).numpy()
+    )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import aillm_tf
-from aillm_tf.tasks.masked_lm import MaskedLM, split_rows
+from aillm_tf.data.rows import around, split_rows
+from aillm_tf.tasks.masked_lm import MaskedLM
 from aillm_tf.training.optimizer import adamw
 
 # every word follows from the one before it: far below the unigram loss once learned
@@ -105,10 +106,28 @@ def test_masks_are_drawn_anew_every_epoch(make_masked_lm, reviews):
     assert (first != second).any(-1).mean() > 0.5
 
 
+@pytest.mark.parametrize(("masks", "different"), [(1, 1), (3, 3)])
+def test_a_row_has_as_many_masks_as_it_may(masks, different, make_masked_lm):
+    data = make_masked_lm(masks=masks, rate=0.4).dataset(["a long cold war and a dull film"], fixed_length=True)
+    seen = {batch["target_positions"].numpy()[0].tobytes() for batch in data.batches(0, 12)}  # an epoch each
+    assert 1 <= len(seen) <= different
+    assert masks == 1 or len(seen) > 1
+
+
+@pytest.mark.parametrize("words", ["spaces", "collocations"])
+def test_words_that_the_vocabulary_does_not_tell_need_whole_words(words, make_masked_lm, reviews):
+    texts = [text for text, _ in reviews[:8]]
+    with pytest.raises(ValueError, match="whole_word=True"):
+        make_masked_lm().dataset(texts, words=words)
+    batch = batch_of(make_masked_lm(whole_word=True), texts, words=words, fixed_length=True)
+    assert batch["target_weights"].any() and "continues" not in batch
+
+
 def test_long_texts_become_several_rows_and_nothing_is_lost(tokenizer, reviews):
     texts = [text for text, _ in reviews]
     encoded = tokenizer.encode(texts)
-    ids, offsets = split_rows(encoded.ids, encoded.offsets, 10, tokenizer)
+    where, offsets = split_rows(encoded.offsets, 10, *map(len, around(tokenizer)))
+    ids = encoded.ids[where]
     assert np.diff(offsets).max() == 10
     pieces = [ids[start:end] for start, end in itertools.pairwise(offsets)]
     assert {piece[0] for piece in pieces} == {tokenizer.cls_id}
@@ -139,7 +158,8 @@ def test_answers_are_the_likeliest_tokens_for_every_mask(make_masked_lm):
 
 
 def test_a_saved_model_comes_back_the_same(make_masked_lm, tmp_path):
-    asked = {"max_length": 16, "rate": 0.2, "whole_word": True, "transform_activation": "relu"}
+    asked = {"max_length": 16, "rate": 0.2, "whole_word": True, "spans": True, "masks": 10}
+    asked["transform_activation"] = "relu"
     model = make_masked_lm(**asked)
     model.save(tmp_path)
     loaded = aillm_tf.load(tmp_path, dtype="float32")

@@ -274,5 +274,5 @@ def test_a_loss_that_is_not_finite_names_its_step(make_classifier, rows):
     model = make_classifier()
     model.compile(adamw(1e-3))
     model.classifier.bias.assign([np.nan, 0.0])
-    with pytest.raises(FloatingPointError, match="not finite at step 1: lower the learning rate"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 1\..*classifier/bias"):
         model.fit(model.dataset(rows, fixed_length=True), verbose=0)

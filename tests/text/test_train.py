@@ -156,3 +156,41 @@ def test_vocabulary_without_room_is_refused():
 def test_corpus_without_words_is_refused(kind):
     with pytest.raises(ValueError, match="no word in the texts"):
         train_tokenizer(["", "  "], kind, vocab_size=300)
+
+
+CHARACTERS = ["First line:\n  a  b, c.\n", "naïve 今天 🙂🙂", "First"]
+
+
+@pytest.fixture(scope="module")
+def characters():
+    return train_tokenizer(CHARACTERS, "char", use="decoder", min_frequency=1)
+
+
+def test_characters_come_back_with_all_spaces_and_line_breaks(characters):
+    encoded = characters.encode(CHARACTERS)
+    for number, text in enumerate(CHARACTERS):
+        ids = encoded.ids[encoded.offsets[number] : encoded.offsets[number + 1]]
+        assert len(ids) == len(text) + 1  # <s>
+        assert characters.decode(ids) == text
+
+
+def test_characters_are_numbered_in_order_behind_the_special_tokens(characters):
+    assert characters.vocabulary == ["<pad>", "<unk>", "<s>", "</s>", *sorted(set("".join(CHARACTERS)))]
+
+
+def test_rare_characters_and_those_beyond_the_vocabulary_are_unknown():
+    tokenizer = train_tokenizer(["aaabbc"], "char", vocab_size=6, use="decoder")
+    assert tokenizer.vocabulary[4:] == ["a", "b"]
+    assert tokenizer.encode(["abcz"]).ids.tolist() == [2, 4, 5, 1, 1]
+
+
+def test_characters_are_the_same_after_saving_and_in_the_graph(characters, tmp_path):
+    from aillm_tf.text.graph import graph_tokenizer, mismatches
+
+    characters.save(tmp_path)
+    loaded = Tokenizer.from_folder(tmp_path)
+    assert loaded.encode(CHARACTERS).ids.tolist() == characters.encode(CHARACTERS).ids.tolist()
+    texts = [*CHARACTERS, "unseen Ω", "", "<s> </s>"]
+    assert mismatches(characters, texts) == []
+    graph = graph_tokenizer(characters, 64)
+    assert [text.decode() for text in graph.decode(graph(CHARACTERS)["token_ids"]).numpy()] == CHARACTERS

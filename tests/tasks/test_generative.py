@@ -1,0 +1,127 @@
+"""GenerativeTask: text in, text out, from Python, as a stream and from an export."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aillm_tf.generation import GenerationOptions
+from aillm_tf.models.config import TransformerConfig
+from aillm_tf.models.decoder import Decoder
+from aillm_tf.models.encoder_decoder import EncoderDecoder
+from aillm_tf.tasks.generative import GenerativeTask
+
+TEXTS = ["a stirring film", "dull", "", "the plot is thin and the jokes are old"]
+OPTIONS = GenerationOptions(max_new_tokens=8)
+
+
+class Continued(GenerativeTask):
+    backbone_class = Decoder
+
+    def build_heads(self) -> None:
+        pass
+
+
+class Answered(Continued):
+    backbone_class = EncoderDecoder
+    start_id = 2
+    prefix = "say: "
+
+
+@pytest.fixture(scope="module")
+def make(tokenizer):
+    def make(kind: type, *, generation=OPTIONS, **options):
+        shape = {"hidden_size": 16, "layers": 1, "heads": 2, "ffn_size": 32, "max_length": 64, "dropout": 0.0}
+        shape |= {"decoder_layers": 1} if kind is Answered else {}
+        config = TransformerConfig(tokenizer.vocab_size, **shape, attention_dropout=0.0, initializer_range=0.5)
+        return kind(config, tokenizer, max_length=32, generation=generation, dtype="float32", **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def task(make):
+    return make(Continued)
+
+
+def texts(answers: list[dict]) -> list[str]:
+    return [answer["text"] for answer in answers]
+
+
+def test_answers_do_not_depend_on_the_batch(task):
+    whole, single = (task.answer(TEXTS, batch_size=size, temperature=1.0, seed=3) for size in (4, 1))
+    assert texts(whole) == texts(single)
+    np.testing.assert_allclose([a["score"] for a in whole], [a["score"] for a in single], atol=1e-5)
+
+
+def test_a_score_is_the_mean_log_probability_of_the_tokens(task):
+    found = task.generate(TEXTS)
+    scores = [answer["score"] for answer in task.answer(TEXTS)]
+    np.testing.assert_allclose(scores, [row.mean() for row in found.log_probs], atol=1e-6)
+
+
+def test_what_the_tokenizer_puts_after_a_text_does_not_end_the_prompt(task, tokenizer):
+    ids, lengths, source = task.prompts(task.features(TEXTS), OPTIONS)
+    assert source is None
+    for row, length, text in zip(ids.numpy(), lengths.numpy(), TEXTS, strict=True):
+        assert row[:length].tolist() == tokenizer.encode([text]).ids.tolist()[:-1]
+
+
+def test_a_stream_is_the_answer(task):
+    assert "".join(task.stream(TEXTS[0], max_new_tokens=8)).strip() == task.answer(TEXTS[:1])[0]["text"]
+
+
+def test_a_text_ends_before_a_stop_string(task):
+    whole = task.answer(TEXTS[:1])[0]["text"]
+    stop = whole[5:8]
+    cut = task.answer(TEXTS[:1], stop_strings=[stop])[0]["text"]
+    assert cut == whole[: whole.index(stop)]
+    assert "".join(task.stream(TEXTS[0], stop_strings=[stop])).strip() == cut.strip()
+
+
+def test_other_texts_of_a_prompt_are_alternatives(task):
+    answer = task.answer(TEXTS[:1], num_beams=3, num_return_sequences=3)[0]
+    scores = [answer["score"], *(other["score"] for other in answer["alternatives"])]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+
+
+def test_an_encoder_decoder_reads_the_prefix_and_the_text(make):
+    task = make(Answered)
+    ids, lengths, source = task.prompts(task.features(["dull"]), task.generation_options())
+    assert ids.numpy().tolist() == [[2]] and lengths.numpy().tolist() == [1]
+    assert source["token_ids"].numpy().tolist() == [task.tokenizer.encode(["say: dull"]).ids.tolist()]
+
+
+def test_a_string_is_refused(task):
+    with pytest.raises(TypeError, match="takes a list of strings, not one string"):
+        task.answer("dull")
+
+
+def test_an_export_of_several_texts_is_refused(make, tmp_path):
+    task = make(Continued, generation=OPTIONS.replace(num_beams=2, num_return_sequences=2))
+    with pytest.raises(ValueError, match="an export gives one text"):
+        task.export(tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (Continued, {}),
+        pytest.param(Continued, {"num_beams": 3, "no_repeat_ngram_size": 2}, marks=pytest.mark.slow),
+        pytest.param(Continued, {"temperature": 1.0, "top_k": 20, "top_p": 0.9}, marks=pytest.mark.slow),
+        pytest.param(Continued, {"penalty_alpha": 0.6, "top_k": 3}, marks=pytest.mark.slow),
+        pytest.param(Answered, {"num_beams": 3}, marks=pytest.mark.slow),
+    ],
+    ids=["greedy", "beams", "sampled", "contrastive", "read"],
+)
+def test_an_export_gives_strings_for_strings_and_takes_options(kind, changes, make, tmp_path):
+    from aillm_tf.export.saved_model import fresh_process
+
+    task = make(kind, generation=OPTIONS.replace(max_new_tokens=5, **changes))
+    facts = task.export(tmp_path / "1", check_texts=TEXTS)  # compares all signatures with `answer`
+    assert facts["checked"] == len(TEXTS) and facts["max_difference"] < 1e-4
+    if task.generation.strategy == "contrastive":
+        return
+    asked = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "seed": 1, "num_beams": 2}
+    answers = fresh_process(tmp_path / "1", {"options": {"text": TEXTS, **asked}})["answers"]["options"]
+    assert answers["text"] == texts(task.answer(TEXTS, **asked, top_k=0))

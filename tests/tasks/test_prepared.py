@@ -1,0 +1,108 @@
+"""Every pretraining task learns from a folder that `aillm prepare` wrote as from texts."""
+
+import numpy as np
+import pytest
+from pretraining import OPTIONS, SHAPE, batch_of
+
+from aillm_tf.data.prepare import prepare
+from aillm_tf.data.prepare_options import PrepareOptions
+from aillm_tf.data.shards import open_shards
+from aillm_tf.models.config import TransformerConfig
+from aillm_tf.tasks.autoencoder import Autoencoder
+from aillm_tf.tasks.denoising import Denoising
+from aillm_tf.tasks.masked_lm import MaskedLM
+from aillm_tf.tasks.replaced_token import ReplacedToken
+from aillm_tf.tasks.sentence_order import NextSentence, SentenceOrder
+from aillm_tf.text.sentinels import with_sentinels
+from aillm_tf.text.train import train_tokenizer
+
+LENGTH = 32
+
+
+@pytest.fixture(scope="module")
+def texts(reviews):
+    rows = [" . ".join(text for text, _ in reviews[i : i + 3]) + " ." for i in range(0, 39, 3)]
+    return [*rows, " . ".join(text for text, _ in reviews)]  # the last is longer than a row
+
+
+@pytest.fixture(scope="module")
+def prepared(texts, tmp_path_factory):
+    """use -> (folder, tokenizer)."""
+    made = {}
+    for use in ("encoder", "seq2seq"):
+        folder = tmp_path_factory.mktemp(use)
+        (folder / "corpus.txt").write_text("\n".join(texts), encoding="utf-8")
+        if use == "encoder":
+            tokenizer = train_tokenizer(texts, vocab_size=200)
+        else:
+            tokenizer = with_sentinels(train_tokenizer(texts, kind="bpe", vocab_size=300, use=use), 8)
+        tokenizer.save(folder / "tokenizer")
+        options = PrepareOptions(
+            sources=(str(folder / "corpus.txt"),),
+            documents="line",
+            quality="none",
+            min_words=1,
+            similarity=0.0,
+            validation=0,
+            tokenizer=str(folder / "tokenizer"),
+            length=LENGTH,
+        )
+        prepare(folder / "shards", options, processes=1, progress=False)
+        made[use] = (folder / "shards", tokenizer)
+    return made
+
+
+@pytest.mark.parametrize("kind", [MaskedLM, ReplacedToken, NextSentence, SentenceOrder, Denoising, Autoencoder])
+def test_a_prepared_folder_is_learned_from(kind, prepared):
+    decoder = kind in (Denoising, Autoencoder)
+    folder, tokenizer = prepared["seq2seq" if decoder else "encoder"]
+    shape = {"decoder_layers": 1} if decoder else {"segments": 2}
+    config = TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE, **shape)
+    model = kind(config, tokenizer, **{**OPTIONS, "max_length": LENGTH})
+    data = model.dataset(str(folder), batch_size=4, shuffle=True, seed=1)
+    total, weight = model.loss_terms(batch_of(data))
+    assert float(weight) > 0 and np.isfinite(float(total))
+
+
+def test_documents_of_a_packed_row_stay_apart(prepared):
+    folder, tokenizer = prepared["encoder"]
+    model = MaskedLM(TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE), tokenizer, max_length=LENGTH)
+    assert {"packed_ids", "positions", "valid"} < set(batch_of(model.dataset(str(folder), batch_size=4)))
+
+
+@pytest.mark.parametrize("noise", ["span_corruption", "text_infilling"])
+def test_source_and_target_of_a_packed_row_are_its_text(noise, prepared):
+    folder, tokenizer = prepared["seq2seq"]
+    config = TransformerConfig(vocab_size=tokenizer.vocab_size, decoder_layers=1, **SHAPE)
+    model = Denoising(config, tokenizer, noise=noise, max_length=LENGTH)
+    data = model.dataset(str(folder), batch_size=4)
+    clean, _, _, valid = open_shards(folder).read(np.arange(len(data)))
+    without_end = 0
+    for batch in data.batches():
+        for i, row in enumerate(batch["row"].numpy()):
+            if row < 0:
+                continue
+            source = batch["token_ids"][i].numpy()[batch["valid"][i].numpy() > 0].tolist()
+            target = batch["targets"][i].numpy()[batch["target_weights"][i].numpy() > 0].tolist()
+            text = clean[row][valid[row] > 0].tolist()
+            ended = text[-1] == tokenizer.eos_id
+            without_end += not ended
+            if noise == "text_infilling":
+                assert target == text
+                continue
+            said, at = {}, None
+            for token in target[: len(target) - ended]:
+                if token in model.sentinels:
+                    at = said.setdefault(token, [])
+                else:
+                    at.append(token)
+            assert [token for word in source for token in said.get(word, [word])] == text
+    assert without_end  # the long document was cut
+
+
+def test_words_of_texts_are_not_found_in_tokens(prepared):
+    folder, tokenizer = prepared["encoder"]
+    config = TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE)
+    model = MaskedLM(config, tokenizer, max_length=LENGTH, whole_word=True)
+    with pytest.raises(ValueError, match="holds tokens, not texts"):
+        model.dataset(str(folder), words="collocations")
