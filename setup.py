@@ -36,6 +36,9 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",
         "scikit-learn>=1.5",
+        "sacrebleu>=2.4",
+        "rouge-score>=0.1.2",
+        "zstandard>=0.22",
         "tqdm>=4.66",
         "pyyaml>=6",
         "packaging>=23",
@@ -45,7 +48,7 @@ setup(
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "wandb>=0.19", "ruff>=0.12"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "seqeval>=1.2.2", "wandb>=0.19", "ruff>=0.12"],
         "tracking": ["wandb>=0.19", "tensorboard>=2.20"],
         "serving": ["requests>=2.31"],
         # Beside tensorflow-tpu, tensorflow-text, keras-hub and aillm_tf itself are installed with --no-deps:

@@ -6,14 +6,35 @@ known too, and no token is lost between windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from aillm_tf.data.files import format_of, text_lines, undecodable
 from aillm_tf.data.packing import pack
 from aillm_tf.data.pipeline import Ragged
-from aillm_tf.data.rows import around
+from aillm_tf.data.rows import around, texts_of
+
+
+def read_texts(
+    rows: str | Iterable[str], *, whole: bool = False, encoding_errors: str = "strict", **reading
+) -> list[str]:
+    """The texts of a source.
+
+    Args:
+        rows: see `aillm_tf.data.rows.texts_of`.
+        whole: a txt file is one text with its line breaks, not a text a line.
+        encoding_errors, **reading: see there.
+    """
+    if whole and isinstance(rows, str) and format_of(Path(rows)) == ".txt" and Path(rows).is_file():
+        text = "".join(text_lines(Path(rows), rows, errors=encoding_errors))
+        broken = undecodable(text)
+        if broken:
+            raise ValueError(f"{rows}: {broken}")
+        return [text]
+    return texts_of(rows, encoding_errors=encoding_errors, **reading)
 
 
 def documents(tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray, bool]:

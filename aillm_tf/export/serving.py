@@ -163,8 +163,9 @@ Answer without a server, with TensorFlow and tensorflow-text:
 
     python local.py TEXT
 
-`serving_default` takes strings and gives OUTPUTS. The signature `tokens` takes `token_ids` and `segment_ids`, for
-callers that tokenize themselves. `model.json` has the names of inputs, outputs and labels.
+`serving_default` takes strings and gives OUTPUTS. `saved_model_cli show --dir .. --all` lists the other signatures;
+where there is one called `tokens`, it takes ids, for callers that tokenize themselves. `model.json` has the names of
+inputs, outputs and labels.
 
 New versions: a server that is given the folder above this export (`--model_base_path`) loads the highest-numbered
 folder in it, and changes over without a gap when a higher number appears.

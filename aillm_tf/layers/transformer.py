@@ -274,7 +274,7 @@ class Stack(Layer):
                 seed=fold(seed, SITES * (i + 1)),
             )
             if cache is not None:
-                run = fast.block_of_step(run, self, i) if length == 1 else run
+                run = fast.block_of_step(run, self, i) if isinstance(length, int) and length == 1 else run
                 x, updated = run(cache=cache[i], at=at, **inputs)
                 caches.append(updated)
                 continue

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from aillm_tf.data.files import format_of, text_lines
-from aillm_tf.data.next_tokens import documents, joined, packed, random_blocks, random_prefix, windows
+from aillm_tf.data.next_tokens import documents, joined, packed, random_blocks, random_prefix, read_texts, windows
 from aillm_tf.data.pipeline import Dataset
-from aillm_tf.data.rows import texts_of
 from aillm_tf.data.shards import is_prepared, open_shards
 from aillm_tf.layers.vocabulary_loss import token_losses, vocabulary_loss
 from aillm_tf.models.decoder import new_decoder
@@ -191,13 +188,7 @@ class CausalLM(GenerativeTask):
             batching.pop("fixed_length", None)  # its rows have one length
             keep = ("token_ids", "packed_ids", "positions", "bytes")
             return open_shards(rows, tokenizer=self.tokenizer, max_length=self.max_length, keep=keep, **batching)
-        whole = (
-            layout == "stream" and isinstance(rows, str) and format_of(Path(rows)) == ".txt" and Path(rows).is_file()
-        )
-        if whole:
-            texts = ["".join(text_lines(Path(rows), rows, errors=encoding_errors))]
-        else:
-            texts = texts_of(rows, text=text, on_bad=on_bad, encoding_errors=encoding_errors)
+        texts = read_texts(rows, whole=layout == "stream", text=text, on_bad=on_bad, encoding_errors=encoding_errors)
         ids, offsets, begun = documents(self.tokenizer, texts)
         sizes = np.array([len(text.encode()) for text in texts], "float32")
         if layout == "stream":

@@ -11,7 +11,6 @@ Notable here:
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Hashable, Sequence
@@ -20,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from aillm_tf.text.clean import LINK, MENTION
+from aillm_tf.text.minhash import band_shape, similarity
 
 _RETWEET = re.compile(r"\brt\b")
-_MAX_PERMUTATIONS = 160
 _CHUNK = 1 << 22  # shingles hashed at a time: bounds memory to some 100 MB
 _BUCKET = 48  # texts of a bucket that are compared with each other; a larger bucket is compared along a window
 
@@ -189,19 +188,9 @@ def _shingles(keys: Sequence[str], width: int) -> tuple[np.ndarray, np.ndarray]:
     return hashed, starts
 
 
-def _bands(threshold: float) -> tuple[int, int]:
-    """(bands, rows a band): the longest bands that still find 0.995 of the pairs at the threshold."""
-    for rows in range(8, 0, -1):
-        miss = 1 - threshold**rows
-        bands = 1 if miss == 0 else math.ceil(math.log(0.005) / math.log(miss))
-        if rows * bands <= _MAX_PERMUTATIONS:
-            return bands, rows
-    return _MAX_PERMUTATIONS, 1
-
-
 def _signatures(keys: Sequence[str], width: int, threshold: float, seed: int) -> np.ndarray:
     """MinHash of each key: (bands * rows, keys) uint32."""
-    bands, rows = _bands(threshold)
+    bands, rows = band_shape(threshold)
     generator = np.random.default_rng(seed)
     # Multiply-add on 64 bits, of which the upper half is kept: odd multipliers make it a permutation.
     multipliers = generator.integers(0, 1 << 63, bands * rows, np.uint64) * np.uint64(2) + np.uint64(1)
@@ -221,7 +210,7 @@ def _signatures(keys: Sequence[str], width: int, threshold: float, seed: int) ->
 
 def _candidates(signature: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of keys that agree in at least one band: two (pairs,) int64 arrays, each pair once, left < right."""
-    bands, rows = _bands(threshold)
+    bands, rows = band_shape(threshold)
     keys = signature.shape[1]
     pairs = [np.empty(0, np.int64)]
     for band in signature.reshape(bands, rows, keys):
@@ -243,22 +232,6 @@ def _candidates(signature: np.ndarray, threshold: float) -> tuple[np.ndarray, np
 
 def _jaccard(keys: Sequence[str], left: np.ndarray, right: np.ndarray, width: int) -> np.ndarray:
     """True Jaccard similarity of the shingle sets of each pair: (pairs,) float64."""
-    from scipy.sparse import csr_matrix
-
-    if not len(left):
-        return np.empty(0)
     used, place = np.unique(np.concatenate([left, right]), return_inverse=True)
     hashed, starts = _shingles([keys[key] for key in used], width)
-    distinct, column = np.unique(hashed, return_inverse=True)
-    sets = csr_matrix((np.ones(len(hashed), np.int32), column, starts), shape=(len(used), len(distinct)))
-    sets.sum_duplicates()
-    sets.data[:] = 1
-    size = np.diff(sets.indptr)
-    first, second = place[: len(left)], place[len(left) :]
-    shared = np.concatenate(
-        [
-            np.asarray(sets[first[at : at + 50_000]].multiply(sets[second[at : at + 50_000]]).sum(axis=1)).ravel()
-            for at in range(0, len(first), 50_000)
-        ]
-    )
-    return shared / (size[first] + size[second] - shared)
+    return similarity(hashed, starts, place[: len(left)], place[len(left) :])

@@ -20,6 +20,7 @@ WORDS = 5  # of a run
 NO_BAND = np.uint64(0)  # of a document that has no run of so many words: only exact copies of it are found
 _MISSED = 0.005  # share of the pairs at the threshold that may share no band
 _MOST = 160  # permutations
+_PAIRS = 50_000  # compared at a time
 _BLOCK = 1 << 15  # hashes permuted at a time: they stay in the cache
 
 
@@ -112,5 +113,7 @@ def similarity(hashes: np.ndarray, starts: np.ndarray, left: np.ndarray, right: 
     sets.sum_duplicates()
     sets.data[:] = 1
     size = np.diff(sets.indptr)
-    shared = np.asarray(sets[left].multiply(sets[right]).sum(axis=1)).ravel()
+    at_once = [slice(at, at + _PAIRS) for at in range(0, len(left), _PAIRS)]
+    shared = [np.asarray(sets[left[some]].multiply(sets[right[some]]).sum(axis=1)).ravel() for some in at_once]
+    shared = np.concatenate([np.zeros(0), *shared])
     return shared / np.maximum(size[left] + size[right] - shared, 1)

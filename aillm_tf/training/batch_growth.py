@@ -40,9 +40,12 @@ class GrowingBatches(Dataset):
     """
 
     def __init__(self, data: Dataset, warmup: int):
-        whole = [max(1, round(warmup / len(PARTS) / parts)) for parts in PARTS]  # batches of `data` a stage uses up
         if warmup < sum(PARTS):
             raise ValueError(f"a batch warm-up of {warmup} steps: give at least {sum(PARTS)}, a batch at every size")
+        whole, left = [], warmup  # batches of `data` that each stage uses up
+        for stage, parts in enumerate(PARTS):
+            whole.append(max(1, left // (len(PARTS) - stage) // parts))
+            left -= whole[-1] * parts
         self.data, self.seed, self.steps_per_epoch = data, data.seed, data.steps_per_epoch
         self.stage_ends = tuple(int(end) for end in np.cumsum(np.multiply(whole, PARTS)))
         # (first step, batches of `data` used up before it, parts that a batch is cut into)

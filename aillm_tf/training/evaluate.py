@@ -35,8 +35,10 @@ def evaluate_run(folder: Path, uri: str, batch_size: int = 64, progress: bool = 
     Returns:
         The task's metrics; those of a classifier include ``accuracy_low`` and ``accuracy_high``, 95 % confidence.
     """
-    task = aillm_tf.load(folder)
-    options = reading_options(task, folder.parent / "config.yaml")
+    file = folder.parent / "config.yaml"
+    # in the run's own precision: scores in another differ in the last digits
+    task = aillm_tf.load(folder, dtype=_section(file, "training").get("dtype", "auto"))
+    options = reading_options(task, file)
     if "decode" in inspect.signature(task.dataset).parameters:  # texts are written and scored, too
         options["decode"] = None
     data = task.dataset(uri, batch_size=batch_size, **options)
@@ -50,10 +52,12 @@ def reading_options(task, config_file: Path) -> dict[str, str]:
         task: with a ``dataset`` method.
         config_file: config.yaml of the run; need not exist.
     """
-    if not config_file.is_file():
-        return {}
-    section = (yaml.safe_load(config_file.read_text(encoding="utf-8")) or {}).get("data")
-    if not isinstance(section, dict):
-        return {}
-    taken = inspect.signature(task.dataset).parameters
+    section, taken = _section(config_file, "data"), inspect.signature(task.dataset).parameters
     return {name: section[name] for name in HOW_ROWS_ARE_READ if name in taken and section.get(name) is not None}
+
+
+def _section(file: Path, name: str) -> dict:
+    """A section of a run's config.yaml; empty where there is none."""
+    config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    found = (config or {}).get(name)
+    return found if isinstance(found, dict) else {}

@@ -164,10 +164,11 @@ def fit(
             if ended:
                 totals, ended = [0.0, 0.0], False
             while task.step < end and not task.stop_training:
-                if task.step == until:  # the begin, or batches have another size from here on, and static shapes
+                if task.step == until:  # the begin, or batches have another size from here on
                     until = min([last, *(step for step in getattr(data, "stage_ends", ()) if step > until)])
                     iterator = iter(data.distribute(task.strategy, task.step, until, task.accumulate))
-                    task.train_function = make_train_function(task)
+                    if task.step == resumed or task.on_tpu:  # else shapes may be dynamic
+                        task.train_function = make_train_function(task)
                 count = min(task.steps_per_execution, end - task.step, until - task.step)
                 if checkpoints is not None and checkpoints.every_steps:
                     count = min(count, checkpoints.every_steps - task.step % checkpoints.every_steps)

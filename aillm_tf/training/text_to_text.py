@@ -5,14 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from aillm_tf.training.options import Training, batches, fit
-
-if TYPE_CHECKING:
-    from aillm_tf.data.parallel import Parallel
-    from aillm_tf.tasks.sequence_to_sequence import SequenceToSequence
-    from aillm_tf.training.run import Run
 
 WRITTEN = "written.jsonl"  # in the run directory: what the model made of the held-out sources
 
@@ -98,13 +93,13 @@ class Decoding:
 class Splits:
     """Rows for training, validation and testing, and how many fell away, by reason."""
 
-    train: Parallel
-    validation: Parallel | None
-    test: Parallel | None
+    train: Any  # a Parallel each, see aillm_tf.data.parallel
+    validation: Any
+    test: Any
     counts: dict[str, int]
 
     @property
-    def held_out(self) -> Parallel | None:
+    def held_out(self):
         return self.test or self.validation
 
 
@@ -118,7 +113,7 @@ def read_splits(data: Data, seed: int) -> Splits:
 
     from aillm_tf.data.parallel import clean_parallel, read_parallel
 
-    def read(uri) -> Parallel | None:
+    def read(uri):
         if uri is None:
             return None
         options = {"on_bad": data.on_bad, "errors": data.encoding_errors}
@@ -143,7 +138,7 @@ def read_splits(data: Data, seed: int) -> Splits:
     return Splits(rows, validation, test, counts)
 
 
-def build(task: type[SequenceToSequence], model: Model, training: Training, rows: Parallel, run: Run, **options):
+def build(task: type, model: Model, training: Training, rows, run, **options):
     """The task: pretrained, or from scratch with tokenizers of its own, which are kept in the run directory."""
     import aillm_tf as ai
 
@@ -176,12 +171,12 @@ def build(task: type[SequenceToSequence], model: Model, training: Training, rows
 
 
 def train(
-    model: SequenceToSequence,
+    model,
     splits: Splits,
     data: Data,
     training: Training,
     decoding: Decoding,
-    run: Run,
+    run,
     *,
     average: int = 1,
     best: str = "-loss",
@@ -222,7 +217,7 @@ def train(
 
 
 def write_and_score(
-    model: SequenceToSequence, rows: Parallel, training: Training, decoding: Decoding, run: Run
+    model, rows, training: Training, decoding: Decoding, run
 ) -> tuple[dict[str, float], list[str], list[dict]]:
     """Loss and text scores of held-out rows, what was written for each, and some beside their references.
 

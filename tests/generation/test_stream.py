@@ -17,7 +17,7 @@ def tokenizer():
 def bytes_tokenizer():
     from aillm_tf.text.train import train_tokenizer
 
-    return train_tokenizer(["ab ab"], vocab_size=260, kind="bpe")
+    return train_tokenizer(["ab ab"], vocab_size=262, kind="bpe")
 
 
 def test_a_stream_is_the_whole_text(tokenizer):

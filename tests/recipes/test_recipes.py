@@ -92,7 +92,8 @@ def test_the_report_says_what_happened(runs):
 
 
 def test_evaluate_agrees_with_the_report(runs, capsys):
-    assert main(["evaluate", str(runs / "run"), "--data", f"{runs}/dev.tsv", "--json"]) == 0
+    command = ["evaluate", str(runs / "run"), "--data", f"{runs}/dev.tsv", "--json"]
+    assert main(command) == 0
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])
     expected = report(runs / "run")["scores"]
     assert scores["accuracy"] == expected["accuracy"]

@@ -1,5 +1,8 @@
 """CausalLM: one loss a token whatever the layout of rows, exact scores, and an LSTM in the place of the Transformer."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +11,7 @@ import aillm_tf
 from aillm_tf.data.next_tokens import documents
 from aillm_tf.tasks.causal_lm import CausalLM
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 TEXTS = [
     "one two three four",
     "two three",
@@ -129,6 +133,7 @@ def test_a_stream_is_cut_elsewhere_in_every_epoch(model):
     np.testing.assert_array_equal(batch["targets"][:, :-1], batch["token_ids"][:, 1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["learned", "lstm"])
 def test_it_learns_and_comes_back_from_disk(tokenizer, shape, tmp_path):
     model = make(tokenizer, shape)
@@ -161,3 +166,70 @@ def test_layouts_and_prefixes_that_do_not_go_together_are_refused(tokenizer):
         make(tokenizer, prefix_lm=True).dataset(TEXTS, layout="packed")
     with pytest.raises(ValueError, match="layout is"):
         make(tokenizer).dataset(TEXTS, layout="rows")
+
+
+def test_scores_of_many_chunks_are_those_of_one(model):
+    from aillm_tf.layers.vocabulary_loss import token_losses
+
+    batch = next(iter(model.dataset(TEXTS, batch_size=6).batches()))
+    hidden, targets = model.hidden(batch), batch["targets"]
+    for one, other in zip(
+        token_losses(hidden, model.backbone.logits, targets),
+        token_losses(hidden, model.backbone.logits, targets, chunk=7),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_log_probabilities_of_rows_are_those_of_their_targets(model, tokenizer):
+    _, rows = model.evaluate(model.dataset(TEXTS), return_rows=True, verbose=0)
+    for found, ids in zip(rows["log_probabilities"], rows_of(tokenizer), strict=True):
+        np.testing.assert_allclose(found[: len(ids) - 1], log_probabilities(model, ids), atol=1e-5)
+        assert np.isnan(found[len(ids) - 1 :]).all()
+
+
+def test_a_prepared_folder_has_the_loss_and_the_bits_per_byte_of_its_texts(tokenizer, tmp_path):
+    from aillm_tf.data.prepare import prepare
+    from aillm_tf.data.prepare_options import PrepareOptions
+
+    (tmp_path / "corpus.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    tokenizer.save(tmp_path / "tokenizer")
+    options = PrepareOptions(
+        sources=(str(tmp_path / "corpus.txt"),),
+        documents="line",
+        quality="none",
+        min_words=1,
+        similarity=0.0,
+        validation=0,
+        tokenizer=str(tmp_path / "tokenizer"),
+        length=24,
+    )
+    prepare(tmp_path / "shards", options, processes=1, progress=False)
+    model = make(tokenizer)
+    data = model.dataset(str(tmp_path / "shards"), batch_size=2)
+    scores = model.evaluate(data, verbose=0)
+    ids, ends = data.segments()
+    each = np.concatenate([log_probabilities(model, row) for row in np.split(ids, ends[1:-1])])
+    assert scores["loss"] == pytest.approx(-each.mean(), abs=1e-5)
+    bits = -each.sum() / np.log(2) / data.split["bytes"]
+    assert scores["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_generation_goes_on_as_the_lstm_alone_would(tokenizer):
+    model = make(tokenizer, "lstm")
+    prompts = ["one two three", "six", "four five six seven one"]
+    together = model.answer(prompts, max_new_tokens=6)
+    assert together == [model.answer([prompt], max_new_tokens=6)[0] for prompt in prompts]
+    beams = model.answer(prompts, max_new_tokens=6, num_beams=3)
+    assert all(b["text"] is not None for b in beams)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_pretrained_weights_keep_their_logits(family, tmp_path):
+    shutil.copytree(GOLDEN / family, tmp_path, dirs_exist_ok=True)
+    aillm_tf.train_tokenizer(TEXTS, "char", 60, use="decoder").save(tmp_path)
+    backbone, _ = aillm_tf.load_backbone(tmp_path)
+    model = CausalLM.from_pretrained(str(tmp_path), max_length=16, dtype="float32")
+    ids = np.array([[3, 5, 7, 9]], "int32")
+    expected = backbone.logits(backbone({"token_ids": ids}))
+    np.testing.assert_allclose(model.logits({"token_ids": ids}), expected, atol=1e-5)

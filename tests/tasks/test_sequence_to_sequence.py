@@ -164,6 +164,7 @@ def test_a_new_model_begins_with_the_beginning_of_texts(model):
     assert model.generation.max_new_tokens == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t5_v1_0", "bart"])
 def test_a_checkpoint_is_fine_tuned_and_written_back_in_its_own_layout(name, tmp_path, toy_pairs):
     options = {"dtype": "float32", "max_length": 28, "max_target_length": 28, "dropout": 0.0}

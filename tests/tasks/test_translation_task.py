@@ -135,6 +135,7 @@ def run_recipe(name, folder, *options):
 TINY = ["--model.preset", "t5-tiny", "--model.dropout", "0"]
 
 
+@pytest.mark.slow
 def test_the_translation_recipe_from_two_files_with_two_vocabularies(files):
     data = [f"--data.{part}.{side}={files}/{part}.{end}" for part in ("train", "test") for side, end in SIDES]
     options = ["--average", "2", "--model.joint", "false", "--data.max_ratio", "5", *TINY]
@@ -147,6 +148,7 @@ def test_the_translation_recipe_from_two_files_with_two_vocabularies(files):
     assert model.generation.num_beams == 2
 
 
+@pytest.mark.slow
 def test_the_summarization_recipe_shows_the_lead_beside_the_model(files, capsys):
     data = [
         f"--data.train={files}/train.jsonl",

@@ -185,6 +185,7 @@ def corpus(name):
     return [line.split("\t")[0] for file in files for line in file.read_text("utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("data", ["wikitext2", "sst2"])
 def test_published_vocabularies_have_the_ids_of_the_host(name, data):
@@ -352,6 +353,7 @@ def test_tokenizer_without_a_pad_token_is_refused():
         graph_tokenizer(Tokenizer.from_folder(GOLDEN / "gpt2"), 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma", "t5"])
 def test_saved_module_answers_in_a_process_with_tensorflow_alone(name, tmp_path):
     tokenizer = tokenizer_of(name)

@@ -87,6 +87,7 @@ def train(make, texts, folder, scope=None, steps=17, **options):
     return losses
 
 
+@pytest.mark.slow
 def test_the_curve_is_the_same_for_other_executions_replicas_and_after_a_resume(
     make_masked_lm, reviews, two_replicas, tmp_path
 ):

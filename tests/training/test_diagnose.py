@@ -35,6 +35,7 @@ def spoil_from(model, data_step, spoil, rows):
     model.loss_terms = spoiled
 
 
+@pytest.mark.slow
 def test_the_layer_whose_output_was_the_first_is_named(make_classifier, rows):
     model = compiled(make_classifier)
     block = model.backbone.encoder.blocks[1]

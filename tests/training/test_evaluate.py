@@ -19,7 +19,7 @@ def run_directory(tmp_path, config):
 
 
 def test_columns_are_those_of_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(aillm_tf, "load", lambda folder: StandIn(), raising=False)
+    monkeypatch.setattr(aillm_tf, "load", lambda folder, **_: StandIn(), raising=False)
     folder = run_directory(tmp_path, "data:\n  train: a.tsv\n  text: review\n  label: null\n  pair: other\nseed: 0\n")
     scores = evaluate_run(folder, "test.tsv", batch_size=8, progress=False)
     assert scores == {"rows": "test.tsv", "batch_size": 8, "text": "review", "label": "label"}
