@@ -179,7 +179,6 @@ def fit(
                 task.step += count
                 task.step_losses = results["loss"] / np.maximum(results["weight"], 1e-8)
                 task.step_weights = results["weight"]
-                task.step_weights = results["weight"]
                 task.step_norms, task.step_skipped = results["gradient_norm"], results["skipped"] > 0
                 _check_finite(task, data, count)
                 for i in range(count):  # one by one: the sum must not depend on how many steps one call makes
