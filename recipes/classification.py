@@ -82,10 +82,10 @@ def main(config: Config) -> dict:
     import aillm_tf as ai
     from aillm_tf.data.splits import load_splits
     from aillm_tf.metrics.classification import confusion_matrix
-    from aillm_tf.training.options import batches, fit
+    from aillm_tf.training.options import batches, fit, open_strategy
 
     data, training = config.data, config.training
-    strategy = ai.strategy(training.strategy)
+    strategy = open_strategy(training)
     with ai.Run(config.out, config, track=config.track) as run:
         splits = load_splits(data, training.seed)
         print("  ".join(f"{name}: {count:,}" for name, count in splits.counts.items()))

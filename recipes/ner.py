@@ -166,10 +166,10 @@ def main(config: Config) -> dict:
     """Train, score and save a tagger; returns the report."""
     import aillm_tf as ai
     from aillm_tf.metrics.entities import type_confusion, type_scores
-    from aillm_tf.training.options import batches, fit
+    from aillm_tf.training.options import batches, fit, open_strategy
 
     training = config.training
-    strategy = ai.strategy(training.strategy)
+    strategy = open_strategy(training)
     with ai.Run(config.out, config, track=config.track) as run:
         splits = load(config.data, training.seed)
         counts = {name: len(rows) for name, rows in splits.items()}

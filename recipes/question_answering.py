@@ -146,10 +146,10 @@ def main(config: Config) -> dict:
     """Train, score and save a model that answers questions; returns the report."""
     import aillm_tf as ai
     from aillm_tf.files import write_atomic
-    from aillm_tf.training.options import batches, fit
+    from aillm_tf.training.options import batches, fit, open_strategy
 
     data, training = config.data, config.training
-    strategy = ai.strategy(training.strategy)
+    strategy = open_strategy(training)
     with ai.Run(config.out, config, track=config.track) as run:
         parts = read(data, training.seed)
         for name, part in parts.items():

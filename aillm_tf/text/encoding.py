@@ -9,7 +9,7 @@ from unicodedata import category
 import numpy as np
 import tokenizers
 
-__all__ = ["Encoded", "EncodedSpans", "batches", "paired", "token_spans"]
+__all__ = ["Encoded", "EncodedSpans", "batches", "paired", "token_spans", "whole_spans", "without_start"]
 
 # Rows handed to the library at once: its answers take some hundred bytes a token until they are copied out.
 ROWS_AT_ONCE = 4096
@@ -95,6 +95,37 @@ def token_spans(encoding: tokenizers.Encoding, texts: Iterable[str]) -> tuple[np
         next_start = starts[np.searchsorted(starts, end)]
         end = np.where(end > start, np.minimum(marks_end[end], next_start), end)
         spans[inside] = np.stack([start, end], axis=-1)
+    return spans, text_ids
+
+
+def without_start(row: str | tuple[str, str], normalized: Callable[[str], str]) -> str | tuple[str, str]:
+    """A row whose texts begin after the control characters of which the normalizer makes nothing.
+
+    Of such characters at the beginning of a text the library loses count, so they stay away from it.
+    """
+    if isinstance(row, tuple):
+        return tuple(without_start(text, normalized) for text in row)
+    count = 0
+    if isinstance(row, str):
+        while category(row[count : count + 1] or "a") in ("Cc", "Cf") and not normalized(row[count]):
+            count += 1
+    return row[count:] if count else row
+
+
+def whole_spans(
+    encoding: tokenizers.Encoding,
+    row: str | tuple[str, str],
+    whole: str | tuple[str, str],
+    space_ids: list[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `EncodedSpans.spans`, counted in the whole row, and `text_ids` of what `without_start` left of it."""
+    parts, wholes = (texts if isinstance(texts, tuple) else (texts,) for texts in (row, whole))
+    spans, text_ids = token_spans(encoding, parts)
+    for text, (part, full) in enumerate(zip(parts, wholes, strict=True)):
+        spans[text_ids == text] += len(full) - len(part)
+    # "▁" stands for a space, which the library may take for the letter after it.
+    spaces = np.isin(encoding.ids, space_ids)
+    spans[spaces, 1] = spans[spaces, 0]
     return spans, text_ids
 
 

@@ -21,14 +21,21 @@ from functools import cached_property
 from itertools import chain
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
-from unicodedata import category
 
 import numpy as np
 import tokenizers
 
 from aillm_tf.text.backends import FAMILIES, OTHER_SIDE, wordpiece
-from aillm_tf.text.encoding import Encoded, EncodedSpans, batches, paired, token_spans
-from aillm_tf.text.tokenizer_json import ROLES, continuing, find_roles, language_around, renamed, with_language
+from aillm_tf.text.encoding import Encoded, EncodedSpans, batches, paired, token_spans, whole_spans, without_start
+from aillm_tf.text.tokenizer_json import (
+    ROLES,
+    continuing,
+    find_roles,
+    language_around,
+    renamed,
+    with_language,
+    writes_spaces,
+)
 
 if TYPE_CHECKING:
     from aillm_tf.text.chat import Conversation
@@ -296,18 +303,11 @@ class Tokenizer:
         backend = self.backend(max_length, f"only_{truncate}" if windows else "longest_first", stride)
         found = []
         number = -1
-        # Of characters that the normalizer drops at the beginning of a text the library loses count, so they stay away.
-        shortened = [tuple(map(self._from_first, row)) if pairs is not None else self._from_first(row) for row in rows]
-        for batch, encodings in batches(backend.encode_batch, shortened):
+        for batch, encodings in batches(backend.encode_batch, [without_start(row, self._normalized) for row in rows]):
             for source, encoding in zip(batch, encodings, strict=True):
                 number += 1
                 for row in [encoding, *(encoding.overflowing if windows else ())]:
-                    parts, whole = (x if pairs is not None else (x,) for x in (source, rows[number]))
-                    spans, text_ids = token_spans(row, parts)
-                    for text, (part, full) in enumerate(zip(parts, whole, strict=True)):
-                        spans[text_ids == text] += len(full) - len(part)
-                    # "▁" stands for a space, which the library may take for the letter after it.
-                    spans[np.isin(row.ids, self.space_ids), 1] = spans[np.isin(row.ids, self.space_ids), 0]
+                    spans, text_ids = whole_spans(row, source, rows[number], self.space_ids)
                     found.append((self._row_ids(row, source), row.type_ids, spans, text_ids, number))
         ids, segments, spans, text_ids, numbers = zip(*found, strict=True) if found else [()] * 5
         none = np.zeros(0, np.int32)
@@ -332,22 +332,15 @@ class Tokenizer:
             ids[place] = self.other_side.get(piece, self.unk_id)
         return ids.tolist()
 
-    def _from_first(self, text: str) -> str:
-        """A text without the control characters at its beginning of which the normalizer makes nothing."""
-        count = 0
-        if isinstance(text, str):
-            while category(text[count : count + 1] or "a") in ("Cc", "Cf") and not self._normalized(text[count]):
-                count += 1
-        return text[count:] if count else text
-
     def _normalized(self, text: str) -> str:
         normalizer = self.backend().normalizer
         return text if normalizer is None else normalizer.normalize_str(text)
 
     @cached_property
     def space_ids(self) -> list[int]:
-        """Tokens that stand for spaces alone, written "▁"."""
-        return [index for index, token in enumerate(self.vocabulary) if token and not token.strip("▁")]
+        """Tokens that stand for spaces alone: "▁" and its like, where spaces are written so."""
+        spaces = "▁" if writes_spaces(json.loads(self.json)) else ""
+        return [index for index, token in enumerate(self.vocabulary) if spaces and token and not token.strip(spaces)]
 
     def check_max_length(self, max_length: int | None, pair: bool) -> None:
         """Raises ValueError when rows of max_length tokens have no room for the special tokens."""

@@ -67,6 +67,12 @@ def byte_level(description: Mapping) -> bool:
     return '"ByteLevel"' in json.dumps([description["pre_tokenizer"], description["decoder"]])
 
 
+def writes_spaces(description: Mapping) -> bool:
+    """Returns whether spaces are written "▁", as SentencePiece does."""
+    steps = json.dumps([description["normalizer"], description["pre_tokenizer"]], ensure_ascii=False)
+    return '"▁"' in steps
+
+
 def language_around(description: Mapping) -> str | None:
     """Returns the language code that stands around texts, if one does."""
     around = (description["post_processor"] or {}).get("special_tokens", {})

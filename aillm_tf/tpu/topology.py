@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from aillm_tf.training.flops import TPU_PEAKS
+
 GIB = 1 << 30
 
 
@@ -45,10 +47,10 @@ class Chip:
 
 
 CHIPS = {
-    "v4": Chip("TPU v4", 32 * GIB, 275e12, 1228e9, 300e9, 1, 4, 3, 3.22),
-    "v5e": Chip("TPU v5e", 16 * GIB, 197e12, 819e9, 200e9, 1, 8, 2, 1.20),
-    "v5p": Chip("TPU v5p", 95 * GIB, 459e12, 2765e9, 600e9, 1, 4, 3, 4.20),
-    "v6e": Chip("TPU v6e", 32 * GIB, 918e12, 1640e9, 448e9, 1, 8, 2, 2.70),
+    "v4": Chip("TPU v4", 32 * GIB, TPU_PEAKS["v4"], 1228e9, 300e9, 1, 4, 3, 3.22),
+    "v5e": Chip("TPU v5e", 16 * GIB, TPU_PEAKS["v5litepod"], 819e9, 200e9, 1, 8, 2, 1.20),
+    "v5p": Chip("TPU v5p", 95 * GIB, TPU_PEAKS["v5p"], 2765e9, 600e9, 1, 4, 3, 4.20),
+    "v6e": Chip("TPU v6e", 32 * GIB, TPU_PEAKS["v6e"], 1640e9, 448e9, 1, 8, 2, 2.70),
 }
 
 

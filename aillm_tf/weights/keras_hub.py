@@ -8,7 +8,6 @@ Reference: https://keras.io/keras_hub/
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -22,10 +21,12 @@ from aillm_tf.weights.arrays import Array, assemble, below_rows, tokenizer_of, z
 from aillm_tf.weights.configs import read_config
 from aillm_tf.weights.keras_hub_families import ELECTRA_WIDE, FAMILIES, HEADS_FIRST, model_type
 from aillm_tf.weights.loading import Pretrained
+from aillm_tf.weights.values import read_json
 
 SCHEME = "keras_hub:"
 
 _POSITIONS = ("backbone/embeddings/position", "backbone/decoder_embeddings/position")
+_KIND = "a KerasHub preset"
 _INDEX = "model.weights.json"
 # KerasHub's name of an asset: Hugging Face's
 _ASSETS = {
@@ -63,7 +64,7 @@ def load_pretrained(source: str | os.PathLike) -> Pretrained:
     text = os.fspath(source)
     folder = fetch(text) if text.startswith(SCHEME) else Path(text).expanduser()
     file = folder / "config.json"
-    described = _read_json(file)
+    described = read_json(file, _KIND)
     kind = described.get("class_name")
     family = FAMILIES.get(kind)
     if family is None:
@@ -133,7 +134,7 @@ def _files(folder: Path) -> list[Path]:
         return [single]
     if not (folder / _INDEX).is_file():
         raise FileNotFoundError(f"{folder}: has neither {single.name} nor {_INDEX}")
-    listed = _read_json(folder / _INDEX).get("weight_map") or {}
+    listed = read_json(folder / _INDEX, _KIND).get("weight_map") or {}
     shards = sorted({name for value in listed.values() for name in ([value] if isinstance(value, str) else value)})
     outside = [name for name in shards if Path(name).name != name]
     if outside:
@@ -165,7 +166,7 @@ def _t5_name(name: str, layers: int) -> str:
 def _tokenizer(folder: Path) -> Callable[[], Tokenizer] | None:
     """What makes the tokenizer, where the preset has one of KerasHub's."""
     file = folder / "tokenizer.json"
-    described = _read_json(file) if file.is_file() else {}
+    described = read_json(file, _KIND) if file.is_file() else {}
     if "class_name" not in described:
         return None
 
@@ -233,15 +234,3 @@ def _handle(name: str) -> str:
         hint = f"; did you mean {', '.join(near)}?" if near else ", and there is no folder of that name"
         raise ValueError(f"KerasHub has no preset {name!r}{hint}")
     return presets[name]["kaggle_handle"]
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file.parent}: has no {file.name}; is it a KerasHub preset?") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: not a table of settings")
-    return values

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +30,7 @@ from aillm_tf.weights.reading import joined_shape, read_stored
 from aillm_tf.weights.resolve import refuse_pickle
 from aillm_tf.weights.saving import SETTINGS, save_pretrained
 from aillm_tf.weights.tensor_file import FLOATS, Stored, open_file
+from aillm_tf.weights.values import read_json
 
 if TYPE_CHECKING:
     from aillm_tf.text.tokenizer import Tokenizer
@@ -45,6 +45,7 @@ LM_HEAD = "backbone/head/"
 _AMBIGUOUS = {"classifier", "tagger", "spans"}
 _CLASSES = ("classifier/", "tagger/")
 
+_KIND = "a model in Hugging Face layout"
 logger = logging.getLogger("aillm_tf")
 
 
@@ -101,7 +102,7 @@ def load_pretrained(folder: str | os.PathLike) -> Pretrained:
         ['negative', 'neutral', 'positive']
     """
     folder = refuse_pickle(Path(folder))
-    values = _read_json(folder / "config.json")
+    values = read_json(folder / "config.json", _KIND)
     try:
         family = families.family(values.get("model_type"))
         config = read_config(values, family).replace(model_type=family.model_type)
@@ -156,7 +157,7 @@ def load_pretrained(folder: str | os.PathLike) -> Pretrained:
         architecture=architecture,
         stored=parts,
         settings={key: values[key] for key in SETTINGS if key in values},
-        generation=read_generation(values, _read_json(written) if written.exists() else None),
+        generation=read_generation(values, read_json(written, _KIND) if written.exists() else None),
     )
 
 
@@ -281,7 +282,7 @@ def _tensors(folder: Path) -> list[Stored]:
         return open_file(single)
     if not index.exists():
         raise FileNotFoundError(f"{folder}: has neither {single.name} nor {index.name}")
-    shards = _read_json(index).get("weight_map")
+    shards = read_json(index, _KIND).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise ValueError(f"{index}: has no weight_map from tensors to files")
     files = sorted(set(shards.values()))
@@ -355,15 +356,3 @@ def _is_tied(stored: dict[str, Stored], head: str, original: str) -> bool:
     copy = stored.pop(head)
     stored.setdefault(original, copy)
     return True
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file.parent}: has no {file.name}; is it a model in Hugging Face layout?") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: not a table of settings but {type(values).__name__}")
-    return values

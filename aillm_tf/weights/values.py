@@ -1,8 +1,10 @@
-"""Checked values of config.json, for what a family reads itself."""
+"""JSON files of checkpoints, and checked values of config.json for what a family reads itself."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -45,3 +47,25 @@ def table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{key} is {value!r}, not a table of settings")
     return value
+
+
+def read_json(file: Path, kind: str) -> dict[str, Any]:
+    """The table that a JSON file of a checkpoint holds.
+
+    Args:
+        file: its path.
+        kind: what its folder should be, for the error: "a KerasHub preset".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, or not a table.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file.parent}: has no {file.name}; is it {kind}?") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: not a table of settings but {type(values).__name__}")
+    return values

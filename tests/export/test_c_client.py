@@ -1,34 +1,21 @@
 """The export answers through TensorFlow's C API alone: what a server does, with neither Python nor Keras in sight."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_text
 from tensorflow.core.protobuf import saved_model_pb2
 
-SOURCE = Path(__file__).parent / "c_client" / "predict.c"
 TEXTS = ["The film was good.", "", "酒店差!", "bad " * 200, "Zoë said: good 😀"]
 
 
 @pytest.fixture(scope="module")
-def predict(tmp_path_factory):
+def predict(c_program):
     """The compiled program."""
-    if not shutil.which("gcc"):
-        pytest.skip("gcc is not installed")
-    libraries = Path(tf.sysconfig.get_lib())
-    if not (libraries / "libtensorflow_cc.so.2").exists():
-        pytest.skip(f"no libtensorflow_cc.so.2 in {libraries}: this TensorFlow wheel has no C library")
-    program = tmp_path_factory.mktemp("c_client") / "predict"
-    command = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE, f"-I{tf.sysconfig.get_include()}"]
-    link = [f"-L{libraries}", "-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2", f"-Wl,-rpath,{libraries}"]
-    done = subprocess.run([*command, *link], capture_output=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
-    return program
+    return c_program("predict")
 
 
 def run(predict: Path, folder: str, texts: list[str]) -> list[dict]:

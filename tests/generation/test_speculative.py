@@ -73,7 +73,7 @@ def test_drawn_tokens_are_distributed_as_the_large_models(decoder, draft):
 def top(backbone, ids, k: int = 4) -> list[tuple[int, float]]:
     log_p = next_log_probs(backbone, ids)
     kept = np.argsort(-log_p)[:k]
-    p = np.exp(log_p[kept])
+    p = np.exp(log_p[kept].astype(np.float64))
     return [(int(i), x) for i, x in zip(kept, p / p.sum(), strict=True)]
 
 
