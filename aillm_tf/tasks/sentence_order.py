@@ -184,12 +184,13 @@ class NextSentence(SentencePairs):
         of, last = documents[row].astype(np.int32), bodies.offsets[row + 1]
         with tf.device("CPU:0"):
             values, stops, begins, of, last = (tf.constant(x) for x in (bodies.values, stops, begins, of, last))
+            stop_before = tf.concat([[0], stops], 0)
 
         def pair_of(first, second, document, label, seed):
             draws = tf.random.stateless_uniform([TRIES], seed, 0, tf.size(begins), tf.int32, alg="philox")
             start = tf.gather(begins, draws)
             most = tf.minimum(start + tf.size(second, tf.int64), tf.gather(last, draws))
-            count = tf.gather(stops, tf.maximum(tf.searchsorted(stops, most, side="right") - 1, 0)) - start
+            count = tf.gather(stop_before, tf.searchsorted(stops, most, side="right")) - start
             count = tf.where(tf.gather(of, draws) != document, tf.maximum(count, 0), 0)
             best = tf.argmax(count)
             # where none of the draws will do, which is rare, the row keeps its own second part

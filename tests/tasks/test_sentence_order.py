@@ -80,6 +80,12 @@ def test_the_second_part_follows_or_is_sentences_of_another_text(make):
     assert 0.4 < np.mean(labels) < 0.6
 
 
+def test_a_long_first_sentence_is_not_drawn_for_a_short_part(make):
+    model = make(NextSentence)
+    data = model.dataset(["a " * 20 + ". b .", *TEXTS], batch_size=9, fixed_length=True)
+    assert all(len(first) + len(second) + 3 <= 32 for first, second, _ in pairs(model, data, 0, 20))
+
+
 def test_two_data_sets_draw_from_their_own_texts(make):
     model = make(NextSentence)
     one, two = (model.dataset(part, batch_size=4) for part in (TEXTS[:4], TEXTS[4:]))
