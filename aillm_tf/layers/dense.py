@@ -23,6 +23,7 @@ class Dense(Layer):
     def __init__(self, units: int, *, bias: bool = True, stddev: float = 0.02, name: str = "dense", dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.units, self.use_bias, self.stddev = units, bias, stddev
+        self.lora = None  # see aillm_tf.layers.lora
 
     def build(self, input_shape):
         self.kernel = self.weight("kernel", (input_shape[-1], self.units), self.stddev)
@@ -37,5 +38,8 @@ class Dense(Layer):
         x = self.cast(x)
         lead = ops.shape(x)[:-1]
         bias = None if bias is None else self.cast(bias)
-        y = fast.dense(ops.reshape(x, (-1, x.shape[-1])), kernel, bias)  # (tokens, units)
+        x = ops.reshape(x, (-1, x.shape[-1]))
+        y = fast.dense(x, kernel, bias)  # (tokens, units)
+        if self.lora is not None:
+            y = y + self.lora(x, columns=columns)
         return ops.reshape(y, (*lead, kernel.shape[-1]))

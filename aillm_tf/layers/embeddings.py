@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 from keras import ops
 
 from aillm_tf.layers.base import Layer
@@ -9,6 +13,18 @@ from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.dropout import dropout
 from aillm_tf.layers.normalization import norm_layer
 from aillm_tf.layers.positions import sinusoidal
+
+_added = contextvars.ContextVar("aillm_added_to_tokens", default=None)
+
+
+@contextlib.contextmanager
+def added_to_tokens(shift) -> Iterator[None]:
+    """Within this context `shift`, (batch, length, embedding_size) float32, is added to the rows of the token table."""
+    token = _added.set(shift)
+    try:
+        yield
+    finally:
+        _added.reset(token)
 
 
 class Embeddings(Layer):
@@ -86,6 +102,8 @@ class Embeddings(Layer):
         self.check_length(length)
         # gathered from float32 and added there: the tables are not cast as a whole
         x = ops.take(self.token if self.own_tokens else table, token_ids, axis=0)
+        if _added.get() is not None:
+            x = x + _added.get()
         if config.embedding_scale != 1.0:
             x = x * config.embedding_scale
         if config.position == "learned":

@@ -3,8 +3,9 @@
 On a CPU, TensorFlow's element-wise kernels are built for old instruction sets and each makes a pass over memory.
 Within `fused()` (training and evaluation steps, on a CPU), the element-wise parts of a block are small XLA programs
 between oneDNN matmuls: one pass forward and one backward each, compiled for the machine. XLA's matmuls and random
-numbers are slower than TensorFlow's there, so those stay outside. Everywhere else the twins run: on TPU and GPU, where
-XLA fuses the whole step, and in exports, which TensorFlow Serving must be able to load.
+numbers are slower than TensorFlow's there, so those stay outside. Where XLA compiles the whole step (TPU and GPU) it
+fuses by itself; there, within `fused(xla=True)`, only what the backward pass keeps is written down. Everywhere else the
+twins run: on other backends, and in exports, which TensorFlow Serving must be able to load.
 """
 
 from __future__ import annotations
@@ -18,16 +19,32 @@ from keras import ops
 
 _steps = contextvars.ContextVar("aillm_steps", default=None)
 _fused = contextvars.ContextVar("aillm_fused", default=False)
+_xla = contextvars.ContextVar("aillm_xla", default=False)
+
+
+@functools.cache
+def xla_on_cpu() -> bool:
+    """Whether this TensorFlow has XLA for CPUs: the package tensorflow-tpu has it for TPUs only."""
+    import tensorflow as tf
+
+    with tf.init_scope(), tf.device("CPU:0"):
+        try:
+            tf.function(tf.identity, jit_compile=True)(tf.zeros(()))
+        except tf.errors.NotFoundError:  # no "transfer manager for platform Host"
+            return False
+    return True
 
 
 @contextlib.contextmanager
-def fused(on: bool = True):
-    """Graphs traced within this context use the fused programs."""
-    token = _fused.set(on and keras.backend.backend() == "tensorflow")
+def fused(on: bool = True, *, xla: bool = False):
+    """Graphs traced within this context use the fused programs of a CPU; or, with `xla`, are compiled by XLA whole."""
+    tensorflow = keras.backend.backend() == "tensorflow"
+    tokens = _fused.set(on and tensorflow and xla_on_cpu()), _xla.set(xla and tensorflow)
     try:
         yield
     finally:
-        _fused.reset(token)
+        _fused.reset(tokens[0])
+        _xla.reset(tokens[1])
 
 
 def dense(x, kernel, bias):
@@ -42,6 +59,8 @@ def gelu(x):
     """Gaussian error linear unit, x Phi(x) (Hendrycks & Gimpel 2016)."""
     if _fused.get():
         return _programs().gelu(x)
+    if _xla.get():
+        return _xla_programs().gelu(x)
     return ops.gelu(x, approximate=False)
 
 
@@ -66,6 +85,8 @@ def add_norm(x, residual, scale, bias, epsilon: float, rate: float = 0.0, seed=N
         threshold = 0 if seed is None else _threshold(rate)
         noise = programs.random_bytes(x, seed) if threshold else programs.no_bytes()
         return programs.add_norm(x, residual, scale, bias, noise, epsilon, threshold)
+    if _xla.get() and residual is not None:
+        return _xla_programs().add_norm(x, residual, scale, bias, epsilon, _threshold(rate), seed)
     if seed is not None and rate:
         x = dropout(x, rate, seed)
     h = ops.cast(x, "float32")
@@ -93,6 +114,8 @@ def attention(q, k, v, bias, scale: float, rate: float = 0.0, seed=None):
         threshold = 0 if seed is None else _threshold(rate)
         noise = programs.random_bytes(scores, seed) if threshold else programs.no_bytes()
         return programs.matmul(programs.softmax(scores, bias, noise, scale, threshold), v)
+    if _xla.get():
+        return _xla_programs().attention(q, k, v, bias, scale, _threshold(rate), seed)
     scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32")
     if bias is not None:
         # (q k^T + bias / scale) scale: with the scale first, TensorFlow on a CPU would fuse all three into an operation
@@ -181,3 +204,10 @@ def _programs():
     from aillm_tf.layers import fused_cpu
 
     return fused_cpu
+
+
+@functools.cache
+def _xla_programs():
+    from aillm_tf.layers import fused_xla
+
+    return fused_xla

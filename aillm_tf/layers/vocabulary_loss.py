@@ -64,18 +64,28 @@ def vocabulary_loss(
         hits = ops.equal(ops.cast(ops.argmax(scores, axis=-1), "int32"), ops.cast(targets, "int32"))
         return ops.stack([ops.sum(losses * weights), ops.sum(ops.cast(hits, "float32") * weights)])
 
-    chunk = chunk or _tokens_of_a_chunk(hidden, logits)
-    tokens = ops.shape(hidden)[0]
-    tensors = (hidden, targets, weights)
-    if isinstance(tokens, int):
-        count = max(0, tokens - 1) // chunk
-    else:
-        count = ops.maximum(0, tokens - 1) // chunk
-    # the last chunk, which is the only one of few tokens, keeps its scores for the backward pass
-    total = sums(*(x[count * chunk :] for x in tensors))
-    if not isinstance(count, int) or count:
-        total = fast.sum_of_chunks(sums, tensors, chunk, count, total)
+    total = _over_chunks(sums, (hidden, targets, weights), chunk or _tokens_of_a_chunk(hidden, logits))
     return {"loss": total[0], "weight": ops.sum(weights), "hits": total[1]}
+
+
+def row_losses(hidden, logits: Callable, targets, weights, *, chunk: int | None = None):
+    """Sums of cross-entropy over the tokens of every row.
+
+    Args:
+        hidden, logits, chunk: as for `vocabulary_loss`.
+        targets, weights: (rows, length), int and float32.
+
+    Returns:
+        (rows,) float32.
+    """
+    rows, length = ops.shape(targets)
+    of = ops.reshape(ops.broadcast_to(ops.arange(rows, dtype="int32")[:, None], (rows, length)), (-1,))
+    flat = (ops.reshape(hidden, (-1, hidden.shape[-1])), ops.reshape(targets, (-1,)), ops.reshape(weights, (-1,)), of)
+
+    def sums(hidden, targets, weights, of):
+        return ops.segment_sum(fast.cross_entropy(logits(hidden), targets) * weights, of, num_segments=rows)
+
+    return _over_chunks(sums, flat, chunk or _tokens_of_a_chunk(flat[0], logits))
 
 
 def token_losses(hidden, logits: Callable, targets, *, chunk: int | None = None) -> tuple:
@@ -106,6 +116,20 @@ def token_losses(hidden, logits: Callable, targets, *, chunk: int | None = None)
         targets = ops.reshape(ops.pad(targets, ((0, padding),)), (-1, chunk))
         found = (ops.reshape(part, (-1,))[:tokens] for part in ops.map(pair, (hidden, targets)))
     return tuple(ops.reshape(part, shape) for part in found)
+
+
+def _over_chunks(sums: Callable, tensors: tuple, chunk: int):
+    """sums(*tensors), which is a sum over tokens, so many of them at once."""
+    tokens = ops.shape(tensors[0])[0]
+    if isinstance(tokens, int):
+        count = max(0, tokens - 1) // chunk
+    else:
+        count = ops.maximum(0, tokens - 1) // chunk
+    # the last chunk, which is the only one of few tokens, keeps its scores for the backward pass
+    total = sums(*(x[count * chunk :] for x in tensors))
+    if not isinstance(count, int) or count:
+        total = fast.sum_of_chunks(sums, tensors, chunk, count, total)
+    return total
 
 
 def _tokens_of_a_chunk(hidden, logits: Callable) -> int:

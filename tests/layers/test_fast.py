@@ -154,3 +154,10 @@ def test_no_seed_or_no_rate_means_no_dropout(fused):
 def test_every_site_has_a_seed_of_its_own():
     assert fold(None, 3) is None
     assert fold(tf.constant([5, 10]), 3).numpy().tolist() == [5, 13]
+
+
+def test_without_xla_for_the_cpu_the_twins_run(monkeypatch):
+    monkeypatch.setattr(fast, "xla_on_cpu", lambda: False)
+    monkeypatch.setattr(fast, "_programs", lambda: pytest.fail("a fused program was asked for"))
+    with fast.fused():
+        fast.gelu(normal(3, 7))

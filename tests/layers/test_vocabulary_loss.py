@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from aillm_tf.layers import fast
-from aillm_tf.layers.vocabulary_loss import vocabulary_loss
+from aillm_tf.layers.vocabulary_loss import row_losses, vocabulary_loss
 
 TOKENS, FEATURES, VOCABULARY = 50, 6, 11
 RNG = np.random.default_rng(5)
@@ -160,3 +160,25 @@ def test_two_replicas_give_the_gradient_of_the_whole(two_replicas):
     found = tf.function(lambda: two_replicas.run(of_replica, args=values), autograph=False)()
     *_, expected = formula(HIDDEN, table.numpy(), np.zeros(VOCABULARY), 0.0, 0.0)
     np.testing.assert_allclose(two_replicas.experimental_local_results(found)[0], expected[1], atol=1e-5)
+
+
+def test_losses_of_rows_are_summed_in_chunks(head):
+    """Chunks of 7 tokens end within rows of 10; the gradient is of a function of the rows' sums."""
+    table, _, logits = head
+
+    @tf.function(autograph=False)
+    def run(chunk):
+        hidden = tf.constant(HIDDEN.reshape(5, 10, FEATURES))
+        with tf.GradientTape() as tape:
+            tape.watch(hidden)
+            losses = row_losses(hidden, logits, TARGETS.reshape(5, 10), WEIGHTS.reshape(5, 10), chunk=chunk)
+            value = tf.reduce_sum(tf.square(losses))
+        return losses, tape.gradient(value, [hidden, table.value])
+
+    (losses, gradients), (whole, expected) = run(7), run(TOKENS)
+    scores = HIDDEN @ table.numpy().T + head[1].numpy()
+    of_tokens = np.log(np.exp(scores).sum(-1)) - scores[np.arange(TOKENS), TARGETS]
+    np.testing.assert_allclose(losses, (of_tokens * WEIGHTS).reshape(5, 10).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(whole, losses, rtol=1e-5)
+    for got, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
