@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn import metrics
 
+from aillm_tf.metrics.bootstrap import Scores, Tally, ratio
+
 
 def classification_scores(targets: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Scores one predicted class a row.
@@ -77,6 +79,59 @@ def multi_label_scores(targets: np.ndarray, predicted: np.ndarray) -> dict[str, 
         "exact_match_high": high,
         "examples": len(targets),
     }
+
+
+def classification_tally(targets: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> Tally:
+    """What `classification_scores` is made of: hits, true and predicted rows of each class.
+
+    Args:
+        targets, predicted: (rows,) class ids.
+        labels: the name of each class.
+    """
+    targets, predicted = np.asarray(targets), np.asarray(predicted)
+    _check(targets, predicted, dimensions=1)
+    true, guessed = (np.eye(len(labels))[ids] for ids in (targets, predicted))
+
+    def scores(sums: np.ndarray) -> Scores:
+        hits, true, guessed = _thirds(sums)
+        rows, right = true.sum(-1), hits.sum(-1)
+        spread = (rows**2 - (true**2).sum(-1)) * (rows**2 - (guessed**2).sum(-1))
+        return {
+            "accuracy": right / rows,
+            "macro_f1": ratio(ratio(2 * hits, true + guessed).sum(-1), (true + guessed > 0).sum(-1)),
+            "matthews": ratio(right * rows - (true * guessed).sum(-1), np.sqrt(spread)),
+        }
+
+    statistics = np.concatenate([true * guessed, true, guessed], axis=1)
+    return Tally(statistics, scores, [labels[i] for i in targets], {"accuracy": targets == predicted})
+
+
+def multi_label_tally(targets: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> Tally:
+    """What `multi_label_scores` is made of.
+
+    Args:
+        targets, predicted: (rows, classes) 0/1.
+        labels: the name of each class.
+    """
+    true, guessed = (np.asarray(flags).astype(float) for flags in (targets, predicted))
+    _check(true, guessed, dimensions=2)
+    exact = (true == guessed).all(axis=1)
+
+    def scores(sums: np.ndarray) -> Scores:
+        hits, true, guessed = _thirds(sums[..., 2:])
+        return {
+            "micro_f1": ratio(2 * hits.sum(-1), (true + guessed).sum(-1)),
+            "macro_f1": ratio(2 * hits, true + guessed).mean(-1),
+            "exact_match": sums[..., 0] / sums[..., 1],
+        }
+
+    statistics = np.concatenate([exact[:, None], np.ones_like(true[:, :1]), true * guessed, true, guessed], axis=1)
+    keys = [tuple(label for label, flag in zip(labels, row, strict=True) if flag) for row in true]
+    return Tally(statistics, scores, keys, {"exact_match": exact})
+
+
+def _thirds(sums: np.ndarray) -> list[np.ndarray]:
+    return np.split(sums, 3, axis=-1)
 
 
 def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -14,7 +14,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from aillm_tf.data.tags import Entity, entities
+from aillm_tf.metrics.bootstrap import Scores, Tally, ratio
 
 Sentences = Sequence[Sequence[str]]
 NONE = "(none)"  # in the confusion: there is no entity there
@@ -84,6 +87,43 @@ def type_scores(targets: Sentences, predicted: Sentences, strict: bool = False) 
         own = {name: count[name] for name in ("entities", "predicted", "right")}
         rows.append({"type": kind, "precision": precision, "recall": recall, "f1": f1, **own})
     return rows
+
+
+def entity_tally(targets: Sentences, predicted: Sentences) -> Tally:
+    """What `entity_scores` is made of: entities that are right, predicted and true, by type and sentence.
+
+    Args:
+        targets, predicted: as `entity_scores` takes them.
+    """
+    _check(targets, predicted)
+    kinds = sorted({entity.type for row in (*targets, *predicted) for entity in entities(row)})
+    columns = {kind: i for i, kind in enumerate(kinds)}
+    counts = np.zeros((len(targets), 2, 3, len(kinds)))  # sentence, default or strict, right / predicted / true, type
+    tokens = np.zeros((len(targets), 2))
+    for i, (row, other) in enumerate(zip(targets, predicted, strict=True)):
+        tokens[i] = sum(a == b for a, b in zip(row, other, strict=True)), len(row)
+        for strict in (0, 1):
+            true, guessed = set(entities(row, bool(strict))), set(entities(other, bool(strict)))
+            for place, found in enumerate((true & guessed, guessed, true)):
+                for entity in found:
+                    counts[i, strict, place, columns[entity.type]] += 1
+
+    def scores(sums: np.ndarray) -> Scores:
+        parts = sums[..., 2:].reshape(*sums.shape[:-1], 2, 3, len(kinds))
+        found: Scores = {}
+        for strict, name in ((0, ""), (1, "strict_")):
+            right, guessed, true = np.moveaxis(parts[..., strict, :, :].sum(-1), -1, 0)
+            found |= {
+                f"{name}f1": ratio(2 * right, guessed + true),
+                f"{name}precision": ratio(right, guessed),
+                f"{name}recall": ratio(right, true),
+            }
+        right, guessed, true = np.moveaxis(parts[..., 0, :, :], -2, 0)
+        found["macro_f1"] = ratio(ratio(2 * right, guessed + true).sum(-1), (guessed + true > 0).sum(-1))
+        return {**found, "token_accuracy": ratio(sums[..., 0], sums[..., 1])}
+
+    statistics = np.concatenate([tokens, counts.reshape(len(targets), -1)], axis=1)
+    return Tally(statistics, scores, [tuple(row) for row in targets])
 
 
 def _total(by_type: Sequence[dict]) -> tuple[int, int, int]:

@@ -18,6 +18,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from aillm_tf.metrics.bootstrap import Scores as Resamples
+from aillm_tf.metrics.bootstrap import Tally
+
 Kind = Literal["v1.1", "v2.0", "cmrc"]
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -138,6 +141,31 @@ def score(
             best, threshold = best_threshold(column, np.asarray(no_answer), has_answer, said)
             summary |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
     return Scores(summary, exact, f1s)
+
+
+def answer_tally(exact: np.ndarray, f1s: np.ndarray, golds: Sequence[Sequence[str]], keys: Sequence[str]) -> Tally:
+    """What the summary of :func:`score` is made of.
+
+    Args:
+        exact, f1s: (questions,) of the answers found, 0 to 1.
+        golds: as for :func:`score`.
+        keys: ids of the questions.
+    """
+    has_answer = np.array([bool(len(texts)) for texts in golds])
+    kinds = {"": np.ones_like(has_answer)}
+    if not has_answer.all():
+        kinds |= {name: rows for name, rows in (("HasAns_", has_answer), ("NoAns_", ~has_answer)) if rows.any()}
+    columns = [column * rows for rows in kinds.values() for column in (exact, f1s, 1.0)]
+
+    def scores(sums: np.ndarray) -> Resamples:
+        found: Resamples = {}
+        for i, name in enumerate(kinds):
+            exact, f1s, count = np.moveaxis(sums[..., 3 * i : 3 * i + 3], -1, 0)
+            count = np.where(count, count, np.nan)
+            found |= {f"{name}exact": 100 * exact / count, f"{name}f1": 100 * f1s / count}
+        return found
+
+    return Tally(np.stack(columns, axis=-1).astype(float), scores, keys, {"exact": np.asarray(exact) > 0})
 
 
 def best_threshold(

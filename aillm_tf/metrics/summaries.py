@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Sequence
 
+from aillm_tf.metrics.bootstrap import Tally, mean_tally
 from aillm_tf.metrics.translation import CHINESE, check_rows
 
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=\S)|(?<=[。!?;])[”’」』)]*(?=\S)|\n+")
@@ -78,6 +79,21 @@ def summary_scores(summaries: Sequence[str], references: Sequence[Sequence[str]]
     Reference:
         Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries, https://aclanthology.org/W04-1013
     """
+    rows = _rows(summaries, references)
+    return {kind: sum(values) / len(summaries) for kind, values in rows.items()}
+
+
+def summary_tally(summaries: Sequence[str], references: Sequence[Sequence[str]]) -> Tally:
+    """The scores of `summary_scores`, row by row.
+
+    Args:
+        summaries, references: as there.
+    """
+    return mean_tally(_rows(summaries, references), [tuple(texts) for texts in references])
+
+
+def _rows(summaries: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, list[float]]:
+    """Kind of ROUGE -> the F-measure of every row, 0 to 100."""
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ModuleNotFoundError:
@@ -92,12 +108,12 @@ def summary_scores(summaries: Sequence[str], references: Sequence[Sequence[str]]
             len(references),
         )
     scorer = RougeScorer(KINDS, tokenizer=words)
-    sums = dict.fromkeys(KINDS, 0.0)
+    rows: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for summary, texts in zip(summaries, references, strict=True):
         lines = ["\n".join(sentences(text)) for text in (summary, *texts)]
         for kind, score in scorer.score_multi(lines[1:], lines[0]).items():
-            sums[kind] += score.fmeasure
-    return {kind: 100.0 * total / len(summaries) for kind, total in sums.items()}
+            rows[kind].append(100.0 * score.fmeasure)
+    return rows
 
 
 def lead_scores(
