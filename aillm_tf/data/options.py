@@ -32,6 +32,8 @@ class ClassificationData:
     labels: list[str] | None = None
     # a row may have several labels, separated by commas
     multi_label: bool = False
+    # an epoch draws as many training rows of every label, those of rare ones several times
+    balance: bool = False
     # how to clean training texts: tweets also replaces links and mentions
     clean: Literal["none", "text", "tweets"] = "none"
     # drop exact and near-duplicate rows, and texts with contradictory labels

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from aillm_tf.data.balance import balanced_rows
 from aillm_tf.data.bucketing import bucket_lengths, bucket_pairs, plan_epoch
 
 PARALLEL = min(8, os.cpu_count() or 1)  # batches made at the same time, and made ahead of the step that needs them
@@ -51,9 +53,12 @@ class Dataset:
         noise: `noise(example, seed, length) -> example`, TensorFlow ops on one row; seed is (2,) int32, fresh
             every epoch; length is that of the batch, of its source where there are two sides.
         noise_name: says which noise it is, with its settings, for `fingerprint`.
+        balance: name of a dense column of whole numbers, of each of which an epoch has as many rows, drawn anew every
+            time; None: an epoch has every row once.
 
     Raises:
-        ValueError: no rows, a row that is too long, or a column whose rows are longer than those of its side.
+        ValueError: no rows, a row that is too long, a column whose rows are longer than those of its side, or balance
+            without shuffle or with tokens_per_batch.
 
     Example:
         >>> rows = Ragged(np.arange(10, dtype="int32"), np.array([0, 4, 10]))
@@ -61,6 +66,8 @@ class Dataset:
         >>> batch["token_ids"].shape
         TensorShape([2, 6])
     """
+
+    arrived: tuple[int, float] = (0, 0.0)  # see `distribute`
 
     def __init__(
         self,
@@ -76,7 +83,13 @@ class Dataset:
         pad: dict[str, int] | None = None,
         noise: Callable | None = None,
         noise_name: str = "",
+        balance: str | None = None,
     ):
+        if balance is not None and (not shuffle or tokens_per_batch is not None):
+            raise ValueError(
+                "balance draws rows: give shuffle=True, and batch_size, with which epochs are equally long"
+            )
+        self.balance = balance
         self.columns, self.pad, self.noise, self.noise_name = columns, pad or {}, noise, noise_name
         self.shuffle, self.seed, self.max_length, self.max_target_length = shuffle, seed, max_length, max_target_length
         lengths = [self._side_lengths(side) for side in range(1 if max_target_length is None else 2)]
@@ -113,7 +126,11 @@ class Dataset:
 
     def _make_plan(self, epoch: int, sizes: dict) -> list[tuple[np.ndarray, tuple[int, ...], int]]:
         rng = np.random.default_rng([self.seed, epoch]) if self.shuffle else None
-        return plan_epoch(self.lengths, self.edges, rng=rng, **sizes)
+        if self.balance is None:
+            return plan_epoch(self.lengths, self.edges, rng=rng, **sizes)
+        drawn = balanced_rows(self.columns[self.balance], rng)
+        plan = plan_epoch(self.lengths[drawn], self.edges, rng=rng, **sizes)
+        return [(drawn[rows], lengths, full) for rows, lengths, full in plan]
 
     def __len__(self) -> int:
         """Rows."""
@@ -122,14 +139,17 @@ class Dataset:
     @property
     def padding_fraction(self) -> float:
         """Share of the positions of an epoch's batches that hold no token."""
-        return 1.0 - float(self.lengths.sum()) / sum(full * sum(lengths) for _, lengths, full in self._plan(0))
+        plan = self._plan(0)
+        tokens = sum(int(self.lengths[rows].sum()) for rows, _, _ in plan)
+        return 1.0 - tokens / sum(full * sum(lengths) for _, lengths, full in plan)
 
     @property
     def fingerprint(self) -> str:
         """A checksum of the data and its order: equal exactly when every batch is."""
         # in the order of the first epoch
         plan = [(lengths if len(lengths) > 1 else lengths[0], full) for _, lengths, full in self._plan(0)]
-        crc = zlib.crc32(repr((self.seed, self.shuffle, plan, sorted(self.pad.items()), self.noise_name)).encode())
+        order = self.shuffle if self.balance is None else self.balance
+        crc = zlib.crc32(repr((self.seed, order, plan, sorted(self.pad.items()), self.noise_name)).encode())
         for name in sorted(self.columns):
             column = self.columns[name]
             for array in column if isinstance(column, Ragged) else (column,):
@@ -257,12 +277,30 @@ class Dataset:
     def distribute(
         self, strategy: tf.distribute.Strategy, first_step: int, last_step: int, micro: int = 1
     ) -> tf.distribute.DistributedDataset:
-        """`batches`, each worker making the slices of its own replicas only."""
+        """`batches`, each worker making the slices of its own replicas only.
+
+        Keeps count in `arrived`: the steps, from step 0 on, whose batches have left the pipeline, and when the last
+        one did, by `time.monotonic`.
+        """
+        self.arrived = first_step, time.monotonic()
 
         def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
             total = context.num_replicas_in_sync
             local = total // context.num_input_pipelines
             first = context.input_pipeline_id * local
-            return self.batches(first_step, last_step, replicas=range(first, first + local), total=total, micro=micro)
+            made = self.batches(first_step, last_step, replicas=range(first, first + local), total=total, micro=micro)
+            slices = first_step * local
+
+            def count():
+                nonlocal slices
+                slices += 1
+                self.arrived = slices // local, time.monotonic()
+
+            @tf.autograph.experimental.do_not_convert
+            def counted(batch: dict) -> dict:
+                tf.numpy_function(count, [], [])
+                return batch
+
+            return made.map(counted)
 
         return strategy.distribute_datasets_from_function(of_worker)

@@ -136,6 +136,16 @@ def records(layout: Layout, token_ids: np.ndarray, starts: np.ndarray, tokens: n
     return made
 
 
+def sound(layout: Layout, raw: np.ndarray) -> np.ndarray:
+    """(rows,) bool, which records have the frame and the checksum that they should: (rows, record) uint8."""
+    numbers = np.zeros(layout.record, bool)
+    for place in layout.places.values():
+        numbers[place] = True
+    numbers[-4:] = True
+    framed = (raw[:, ~numbers] == layout.frame[~numbers]).all(axis=1)
+    return framed & (checksums(raw[:, 12:-4]) == np.ascontiguousarray(raw[:, -4:]).view("<u4")[:, 0])
+
+
 def columns(layout: Layout, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Records to what a model reads.
 

@@ -1,13 +1,15 @@
 """Prepared corpora as data sets: packed rows, read from the disk by their number.
 
-Notable here: a shard is mapped, not loaded; any step can be the first one, at once; a shard that is torn, changed or
-missing is named when the corpus is opened, before any step is made with it.
+Notable here: rows are read when a batch needs them; any step can be the first one, at once; a shard that is torn,
+changed or missing is named when the corpus is opened, before any step is made with it, and left out only where that is
+asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +20,15 @@ import tensorflow as tf
 
 from aillm_tf.data.pipeline import Dataset, Ragged
 from aillm_tf.data.prepare_rows import lengths_file
-from aillm_tf.data.shard_files import Layout, columns, vocabulary_hash
+from aillm_tf.data.shard_files import Layout, columns, sound, vocabulary_hash
+from aillm_tf.data.sources import OnBad
 from aillm_tf.data.tables import listing
+
+logger = logging.getLogger("aillm_tf")
 
 COLUMNS = ("token_ids", "packed_ids", "positions", "valid")
 _BLOCK = 4096  # rows looked at together when all are read
+_AGAIN = "copy it again, or prepare the corpus again into an empty folder"
 
 
 def is_prepared(source: Any) -> bool:
@@ -50,10 +56,20 @@ class ShardDataset(Dataset):
     in each document) and "valid", each (batch, row length) int32; "weight" and "row".
 
     Attributes: ``manifest``; ``split`` (what the manifest says of it: "rows", "tokens", "segments", "bytes", ...);
-    ``tokenizer_folder``; ``bytes_per_token`` (UTF-8 bytes of the text for each token, special tokens counted).
+    ``tokenizer_folder``; ``bytes_per_token`` (UTF-8 bytes of the text for each token, special tokens counted). Where
+    harmed rows were skipped, "rows" and "tokens" are those that are left, and "skipped" is shard -> rows left out;
+    "segments", "bytes" and ``bytes_per_token`` stay those of all rows.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], split: str, keep: tuple[str, ...] | None, **options):
+    def __init__(
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        split: str,
+        keep: tuple[str, ...] | None,
+        bad: dict[str, np.ndarray],
+        **options,
+    ):
         self.folder, self.manifest, self.split = folder, manifest, manifest["splits"][split]
         self.tokenizer_folder = folder / "tokenizer"
         self.bytes_per_token: float = self.split["bytes_per_token"]
@@ -61,9 +77,14 @@ class ShardDataset(Dataset):
         self._keep = COLUMNS if keep is None else keep
         shards = self.split["shards"]
         self._first = np.cumsum([0, *(shard["rows"] for shard in shards)])
-        shape = self.layout.record
-        self._maps = [np.memmap(folder / shard["name"], np.uint8, "r").reshape(-1, shape) for shard in shards]
-        offsets = np.concatenate([[0], np.cumsum(np.load(folder / lengths_file(split)), dtype=np.int64)])
+        good = [~bad.get(shard["name"], np.zeros(shard["rows"], bool)) for shard in shards]
+        self._rows = np.flatnonzero(np.concatenate(good))  # on the disk, of those that are not left out
+        lengths = np.load(folder / lengths_file(split))[self._rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        if bad:
+            skipped = {name: int(rows.sum()) for name, rows in bad.items()}
+            self.split = {**self.split, "rows": len(self._rows), "tokens": int(lengths.sum()), "skipped": skipped}
+            self.manifest = {**manifest, "splits": {**manifest["splits"], split: self.split}}
         super().__init__(
             {"token_ids": Ragged(np.zeros(0, np.int32), offsets)},
             max_length=manifest["length"],
@@ -76,7 +97,10 @@ class ShardDataset(Dataset):
     def fingerprint(self) -> str:
         """A checksum of the data and its order: equal exactly when every batch is."""
         shards = [shard["sha256"] for shard in self.split["shards"]]
-        return hashlib.sha256(json.dumps([super().fingerprint, shards, self._keep]).encode()).hexdigest()[:16]
+        said = [super().fingerprint, shards, self._keep]
+        if "skipped" in self.split:
+            said.append(hashlib.sha256(self._rows.tobytes()).hexdigest())
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Rows by number, -1 for one that only fills a batch.
@@ -88,13 +112,23 @@ class ShardDataset(Dataset):
             token_ids, packed_ids, positions, valid: (batch, length) int32.
         """
         raw = np.zeros((len(rows), self.layout.record), np.uint8)
-        shard = np.searchsorted(self._first, rows, "right") - 1
+        stored = np.where(rows < 0, -1, self._rows[np.maximum(rows, 0)])
+        shard = np.searchsorted(self._first, stored, "right") - 1
         for number in np.unique(shard[rows >= 0]):
             mine = np.flatnonzero(shard == number)
-            raw[mine] = self._maps[number][rows[mine] - self._first[number]]
+            self._fill(raw, mine, stored[mine] - self._first[number], self.split["shards"][number]["name"])
         found = columns(self.layout, raw)
         found[0][rows < 0] = self.manifest["pad_id"]
         return found
+
+    def _fill(self, raw: np.ndarray, mine: np.ndarray, rows: np.ndarray, name: str) -> None:
+        """Reads rows of one shard into raw[mine]."""
+        # Not mapped: a page fault on a disk that hangs would stop every thread, and one on a cut file the process.
+        with open(self.folder / name, "rb", buffering=0) as file:
+            for i, row in zip(mine, rows, strict=True):
+                file.seek(row * self.layout.record)
+                if file.readinto(raw[i]) != self.layout.record:
+                    raise OSError(f"{self.folder / name}: the shard was cut short while it was in use: {_AGAIN}")
 
     def segments(self) -> Ragged:
         """All documents (those longer than a row, in pieces) with their special tokens, read into memory."""
@@ -134,6 +168,7 @@ def open_shards(
     tokenizer=None,
     max_length: int | None = None,
     verify: bool = True,
+    on_bad: OnBad = "raise",
 ) -> ShardDataset:
     """Open a corpus that ``aillm prepare`` wrote.
 
@@ -148,6 +183,8 @@ def open_shards(
         tokenizer: of the model; None: it is not compared with that of the corpus.
         max_length: tokens that a row of the model may have.
         verify: compare every shard with its sha256, which reads it once; False: only with its size.
+        on_bad: "raise" at a shard that is missing, torn or corrupt; or "skip" what is harmed, with a warning that
+            counts: all rows of a missing or torn shard, and of a corrupt one those whose checksums are wrong.
 
     Returns:
         :class:`ShardDataset`.
@@ -186,8 +223,20 @@ def open_shards(
             f"{folder} was tokenized with another vocabulary: take the tokenizer in {folder / 'tokenizer'}, or prepare "
             "the corpus with the tokenizer of the model"
         )
+    bad: dict[str, np.ndarray] = {}
     for shard in manifest["splits"][split]["shards"]:
-        _check(folder / shard["name"], shard, verify)
+        path = folder / shard["name"]
+        fault = _fault(path, shard, verify)
+        if fault is None:
+            continue
+        if on_bad != "skip":
+            raise (ValueError if path.is_file() else FileNotFoundError)(
+                f'{path}: the shard is {fault}: {_AGAIN}. on_bad="skip" leaves out what is harmed, and counts it'
+            )
+        harmed = bad[shard["name"]] = _harmed(path, shard, Layout(manifest["length"], manifest["dtype"]))
+        logger.warning("%s: the shard is %s. Skipped: %d of its %d rows", path, fault, harmed.sum(), len(harmed))
+    if sum(rows.sum() for rows in bad.values()) == manifest["splits"][split]["rows"]:
+        raise ValueError(f"{folder}: no row of {split!r} is left, all shards are harmed: {_AGAIN}")
     if batch_size is None and tokens_per_batch is None:
         batch_size = 32
     return ShardDataset(
@@ -195,6 +244,7 @@ def open_shards(
         manifest,
         split,
         keep,
+        bad,
         batch_size=batch_size,
         tokens_per_batch=tokens_per_batch,
         shuffle=shuffle,
@@ -204,17 +254,29 @@ def open_shards(
     )
 
 
-def _check(path: Path, shard: dict[str, Any], verify: bool) -> None:
-    again = "copy it again, or prepare the corpus again into an empty folder"
+def _fault(path: Path, shard: dict[str, Any], verify: bool) -> str | None:
+    """What is wrong with a shard, or None."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the shard is missing: {again}")
+        return "missing"
     size = path.stat().st_size
     if size != shard["bytes"]:
-        raise ValueError(f"{path}: the shard is torn, it has {size} bytes of {shard['bytes']}: {again}")
+        return f"torn, it has {size} bytes of {shard['bytes']}"
     if verify:
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
         if digest.hexdigest() != shard["sha256"]:
-            raise ValueError(f"{path}: the shard is corrupt, its sha256 is not the manifest's: {again}")
+            return "corrupt, its sha256 is not the manifest's"
+    return None
+
+
+def _harmed(path: Path, shard: dict[str, Any], layout: Layout) -> np.ndarray:
+    """(rows,) bool, the rows of a shard that cannot be used."""
+    if not path.is_file() or path.stat().st_size != shard["bytes"]:
+        return np.ones(shard["rows"], bool)
+    raw = np.memmap(path, np.uint8, "r").reshape(-1, layout.record)
+    blocks = [~sound(layout, raw[begin : begin + _BLOCK]) for begin in range(0, len(raw), _BLOCK)]
+    harmed = np.concatenate(blocks)
+    # nothing but sound records, and yet another sha256: they are those of another file
+    return harmed if harmed.any() else ~harmed
