@@ -52,6 +52,7 @@ class Generator:
         backbone: a built `Decoder` or `EncoderDecoder`.
         compiler: how a step is compiled: "xla" as a whole, what GPUs and TPUs want; "blocks" one program for all blocks
             (see `aillm_tf.generation.programs`), fastest on a CPU for few rows; "graph" not at all; "auto" chooses.
+            On a CPU for which TensorFlow has no XLA (the package tensorflow-tpu) always "graph".
         draft: a small backbone of the same vocabulary, which guesses tokens that `backbone` checks; see
             `aillm_tf.generation.speculative`. Texts are distributed as without it.
         guesses: tokens that it guesses at once.
@@ -164,17 +165,17 @@ class Generator:
         """What of a prompt is in the cache of an earlier text: see `past` of `loop.prefill`; () where nothing is."""
         if options.strategy != "sample" or self.draft is not None or past.history.length.shape[0] != 1:
             raise ValueError("only one greedy or drawn text without a draft goes on from an earlier one")
-        if loop.ring_slots(self.backbone, capacity) < capacity:
-            return ()  # what a ring has lost is not known
+        if self.backbone.config.cell == "lstm" or loop.ring_slots(self.backbone, capacity) < capacity:
+            return ()  # what a ring has lost is not known, and a recurrent state is that of a whole text
         # the cache lacks the last token; and the prompt's last one is computed again, for the scores after it
         earlier = past.history.tokens[0].numpy()[: int(past.history.length[0]) - 1]
         longest = min(len(earlier), len(prompt) - 1)
         differ = np.flatnonzero(earlier[:longest] != prompt[:longest])
         at = int(differ[0]) if len(differ) else longest
-        ids = np.zeros((1, bucket(len(prompt) - at)), "int32")
-        ids[0, : len(prompt) - at] = prompt[at:]
-        if not at or at + ids.shape[1] > capacity:
+        if not at:
             return ()
+        ids = np.zeros((1, min(bucket(len(prompt) - at), capacity - at)), "int32")
+        ids[0, : len(prompt) - at] = prompt[at:]
         cache = tf.nest.map_structure(lambda x: _with_slots(x, capacity), past.cache)
         return cache, tf.constant([at]), tf.constant(ids)
 
@@ -246,8 +247,10 @@ class Generator:
         how = self.compiler
         if self.draft is not None and how in ("auto", "blocks"):
             how = "graph"  # programs are for one token a row
+        on_cpu = not any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+        if on_cpu and not fast.xla_on_cpu():
+            return "graph"
         if how == "auto":
-            on_cpu = not any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
             # programs compute in float32: they would read weights of another dtype more slowly, but for one row
             few = rows == 1 or (rows <= FEW_ROWS and self.backbone.variable_dtype == "float32")
             how = "xla" if not on_cpu else "blocks" if few else "graph"

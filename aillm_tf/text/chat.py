@@ -7,10 +7,12 @@ Notable here:
   token.
 * Training on answers alone needs to know which tokens are answers: from the template's ``{% generation %}`` blocks, or,
   where it has none, from what each answer adds to the conversation before it.
+* A model that comes without a template gets a plain one: "user: ...</s>assistant: ...</s>".
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -21,11 +23,19 @@ import numpy as np
 if TYPE_CHECKING:
     from aillm_tf.text.tokenizer import Tokenizer
 
-__all__ = ["Conversation", "encode_chat"]
+__all__ = ["Conversation", "Frame", "encode_chat", "frame", "with_template"]
+
+PLAIN = (
+    "{{ bos_token }}{% for message in messages %}{{ message.role }}:{% if message.role == 'assistant' %}"
+    "{% generation %} {{ message.content }}{{ eos_token }}{% endgeneration %}"
+    "{% else %} {{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
 
 # Characters that Unicode promises no text has: MARK breaks up special tokens in messages; the others delimit the names
 # that special tokens have within the tokenizer.
 MARK, RESERVED = "\ufdd2", "\ufdd0\ufdd1\ufdd2"
+CONTENT = "\ufdd3"
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -51,41 +61,91 @@ def encode_chat(
     variables: Mapping[str, Any],
 ) -> Conversation:
     """Does the work of `Tokenizer.chat`."""
-    source = tokenizer.chat_template
-    if source is None:
-        raise ValueError(
-            "this tokenizer has no chat template: neither chat_template.jinja nor chat_template in "
-            "tokenizer_config.json stood beside it; models that were not trained on conversations have none"
-        )
-    templates = {"default": source} if isinstance(source, str) else source
-    if template not in templates:
-        raise ValueError(f"template={template!r}: this tokenizer has {', '.join(templates)}")
-    source = templates[template]
-    structure = {tokenizer.vocabulary[index]: tokenizer.hidden_name(index) for index in tokenizer.structural_ids}
-    special = re.compile("|".join(map(re.escape, sorted(structure, key=len, reverse=True))) or r"(?!)")
-
-    def render(turns: Sequence[Mapping[str, Any]], prompt: bool, blocks: bool = False) -> tuple[str, list]:
-        return _render(source, _guarded(turns, special), _guarded(tools, special), prompt, blocks, names)
-
-    names = {f"{role}_token": token for role, token in tokenizer.special_tokens.items()} | dict(variables)
-    blocks = bool(GENERATION.search(source))
-    text, spans = render(messages, add_generation_prompt, blocks)
+    chosen = _Template(tokenizer, template, variables)
+    blocks = bool(GENERATION.search(chosen.source))
+    text, spans = chosen.render(messages, add_generation_prompt, tools, blocks)
     if not blocks:
-        spans = _answers(messages, text, render)
-
-    parts, edges, length = [], [], 0
+        spans = _answers(messages, text, lambda turns, prompt: chosen.render(turns, prompt, tools))
     cuts = [0, *(cut for span in spans for cut in span), len(text)]
-    for start, end in pairwise(cuts):
-        # Template's own special tokens get the names only the tokenizer knows.
-        part = special.sub(lambda found: structure[found[0]], text[start:end]).replace(MARK, "")
-        parts.append(part)
-        length += len(part)
-        edges.append(length)
-    encoding = tokenizer.backend().encode("".join(parts), add_special_tokens=False)
+    parts = [chosen.named(text[start:end]) for start, end in pairwise(cuts)]
+    encoding = chosen.encode("".join(parts))
     starts = np.array([start for start, _ in encoding.offsets], np.int64)
     # Parts are by turns of others and of the assistant.
-    answers = np.searchsorted(edges, starts, side="right") % 2 == 1
+    answers = np.searchsorted(np.cumsum([len(part) for part in parts]), starts, side="right") % 2 == 1
     return Conversation(np.array(encoding.ids, np.int32), answers)
+
+
+class Frame(NamedTuple):
+    """What a template puts around the message of a conversation that has only one, up to where the answer begins.
+
+    Args:
+        before: ids before the text that the message is part of.
+        lead, tail: of that text, what stands before and after the message.
+        after: ids after it.
+    """
+
+    before: list[int]
+    lead: str
+    tail: str
+    after: list[int]
+
+
+def frame(tokenizer: Tokenizer) -> Frame:
+    """The `Frame` of a tokenizer's template: with it, a graph that runs no template asks as it does.
+
+    Raises:
+        ValueError: the template does not write the message once.
+    """
+    template = _Template(tokenizer, "default", {})
+    text, _ = template.render([{"role": "user", "content": CONTENT}], True)
+    if text.count(CONTENT) != 1:
+        raise ValueError(f"the chat template writes a message {text.count(CONTENT)} times: only once can be exported")
+    start, end = text.split(CONTENT)
+    cut = max((found.end() for found in template.special.finditer(start)), default=0)
+    stop = next((found.start() for found in template.special.finditer(end)), len(end))
+    before, after = (template.encode(template.named(part)).ids for part in (start[:cut], end[stop:]))
+    return Frame(before, start[cut:], end[:stop], after)
+
+
+def with_template(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, or, where it has no chat template, a copy with a plain one."""
+    if tokenizer.chat_template is not None:
+        return tokenizer
+    made = copy.copy(tokenizer)
+    made.chat_template = PLAIN
+    return made
+
+
+class _Template:
+    """One of a tokenizer's templates and the special tokens that it writes."""
+
+    def __init__(self, tokenizer: Tokenizer, name: str, variables: Mapping[str, Any]):
+        source = tokenizer.chat_template
+        if source is None:
+            raise ValueError(
+                "this tokenizer has no chat template: neither chat_template.jinja nor chat_template in "
+                "tokenizer_config.json stood beside it; models that were not trained on conversations have none"
+            )
+        templates = {"default": source} if isinstance(source, str) else source
+        if name not in templates:
+            raise ValueError(f"template={name!r}: this tokenizer has {', '.join(templates)}")
+        self.source, self._backend = templates[name], tokenizer.backend()
+        self._names = {tokenizer.vocabulary[index]: tokenizer.hidden_name(index) for index in tokenizer.structural_ids}
+        longest_first = sorted(self._names, key=len, reverse=True)
+        self.special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._variables = {f"{role}_token": token for role, token in tokenizer.special_tokens.items()} | dict(variables)
+
+    def render(self, messages, prompt: bool, tools=None, blocks: bool = False) -> tuple[str, list[tuple[int, int]]]:
+        """The conversation as text, and, with `blocks`, where the {% generation %} blocks are."""
+        guarded = (_guarded(value, self.special) for value in (messages, tools))
+        return _render(self.source, *guarded, prompt, blocks, self._variables)
+
+    def named(self, text: str) -> str:
+        """The text with the names that the tokenizer alone knows in place of the template's own special tokens."""
+        return self.special.sub(lambda found: self._names[found[0]], text).replace(MARK, "")
+
+    def encode(self, text: str):
+        return self._backend.encode(text, add_special_tokens=False)
 
 
 def _render(
