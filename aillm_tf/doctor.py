@@ -17,12 +17,10 @@ from typing import NamedTuple
 
 from packaging.version import Version
 
-from aillm_tf import machine
+from aillm_tf import chips, machine
 from aillm_tf.weights.resolve import cache_folder
 
 TENSORFLOW = ("2.20", "2.22")  # from .. below
-LAST_LIBTPU = "0.0.31"  # the last with TensorFlow's runtime
-GOOD_LIBTPU = "0.0.21.1"
 PYTHON = ("3.10", "3.14")  # from .. below
 BF16_FLAGS = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16", "bf16": "Arm BF16"}
 
@@ -88,7 +86,7 @@ def examine(timeout: float = 180.0) -> int:
             findings.append(problem)
         else:
             facts["devices"] = ", ".join(probed["devices"])
-            findings += check_devices(probed)
+            findings += check_devices(probed) + check_tpu(probed, versions)
     _print_table("machine", facts)
 
     for finding in sorted(findings, key=lambda finding: not finding.problem):
@@ -112,30 +110,15 @@ def check_packages(versions: Mapping[str, str]) -> list[Finding]:
         []
     """
     findings = []
-    plain, tpu, libtpu = (versions.get(name) for name in ("tensorflow", "tensorflow-tpu", "libtpu"))
-    tensorflow = tpu or plain
+    tpu = versions.get("tensorflow-tpu")
+    tensorflow = tpu or versions.get("tensorflow")
     if not tensorflow:
         findings.append(Finding(True, "TensorFlow is not installed: pip install 'tensorflow>=2.20,<2.22'"))
     elif not _within(tensorflow, TENSORFLOW):
         findings.append(Finding(False, f"TensorFlow {tensorflow} is untested here: 2.20 and 2.21 are supported"))
-    if plain and tpu:
-        findings.append(
-            Finding(
-                True,
-                f"tensorflow {plain} and tensorflow-tpu {tpu} are both installed and overwrite each other's files: "
-                "pip uninstall -y tensorflow tensorflow-tpu, then install the one you need",
-            )
-        )
-    if tpu and not libtpu:
-        findings.append(Finding(True, f"tensorflow-tpu needs libtpu: pip install libtpu=={GOOD_LIBTPU}"))
-    if libtpu and Version(libtpu) > Version(LAST_LIBTPU):
-        findings.append(
-            Finding(
-                bool(tpu),
-                f"libtpu {libtpu} no longer carries TensorFlow's runtime: TensorFlow aborts when it first touches a "
-                f"TPU. pip install libtpu=={GOOD_LIBTPU}",
-            )
-        )
+    problem = chips.packages_problem(versions)
+    if problem:
+        findings.append(Finding(True, problem))
     text = versions.get("tensorflow-text")
     if not text:
         how = "pip install --no-deps tensorflow-text" if tpu else "pip install tensorflow-text"
@@ -174,8 +157,8 @@ def check_settings(environment: Mapping[str, str]) -> list[Finding]:
             backend = json.loads(settings.read_text(encoding="utf-8")).get("backend")
         except (ValueError, OSError, AttributeError):
             findings.append(Finding(False, f"{settings} cannot be read as JSON: delete it, Keras writes a new one"))
-    if backend and backend != "tensorflow":
-        findings.append(Finding(True, f"{source} makes Keras use {backend}: set KERAS_BACKEND=tensorflow"))
+    if backend and backend not in ("tensorflow", "jax"):
+        findings.append(Finding(True, f"{source} makes Keras use {backend}: set KERAS_BACKEND=tensorflow, or jax"))
     if environment.get("TF_USE_LEGACY_KERAS", "0").lower() in ("1", "true"):
         findings.append(Finding(True, "TF_USE_LEGACY_KERAS selects Keras 2: unset it"))
     return findings
@@ -201,6 +184,20 @@ def check_devices(probed: Mapping) -> list[Finding]:
     elif "TPU" in probed["types"]:
         findings.append(Finding(False, "TPUs multiply in bfloat16: use mixed_bfloat16"))
     return findings
+
+
+def check_tpu(probed: Mapping, versions: Mapping[str, str]) -> list[Finding]:
+    """Why TensorFlow sees no TPU, where this machine has one or tensorflow-tpu is installed.
+
+    Args:
+        probed: ``types`` (device types).
+        versions: package name -> version.
+    """
+    has_chips = chips.chips().count > 0
+    if "TPU" in probed["types"] or not (has_chips or "tensorflow-tpu" in versions):
+        return []
+    where = "" if has_chips else ". Until then TensorFlow computes on what there is"
+    return [Finding(has_chips, f"no TPU for TensorFlow: {chips.why_no_tpu(versions)}{where}")]
 
 
 def probe_tensorflow(timeout: float, code: str = PROBE) -> tuple[dict, Finding | None]:

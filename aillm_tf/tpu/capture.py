@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,9 +19,9 @@ class Captured:
     """What a recipe would have trained.
 
     Attributes:
-        config: of the recipe.
+        config: of the recipe, as it was given.
         task: compiled.
-        data: the training `Dataset`.
+        data: the training `Dataset`, every batch of the full size.
         validation: the one for validation, or None.
         steps: optimizer steps in all.
     """
@@ -28,6 +31,11 @@ class Captured:
     data: Any
     validation: Any
     steps: int
+
+    @property
+    def sources(self) -> list[str]:
+        """Paths and uris of the data."""
+        return [text for text in _strings(self.config.data) if "://" in text or Path(text).exists()]
 
 
 class Reached(Exception):
@@ -53,6 +61,7 @@ def capture(recipe: ModuleType, argv: Sequence[str], **training: Any) -> Capture
         ValueError: the recipe ended without training.
     """
     from aillm_tf.training import loop
+    from aillm_tf.training.batch_growth import GrowingBatches
 
     config = configs.parse(configs.config_class_of(recipe.main), list(argv))
     # the strategy of the slice cannot be made here; all that differs under it is put in where the step is lowered
@@ -61,10 +70,22 @@ def capture(recipe: ModuleType, argv: Sequence[str], **training: Any) -> Capture
         wanted["dtype"] = "mixed_bfloat16"
     with tempfile.TemporaryDirectory() as out:
         changed = {"training": dataclasses.replace(config.training, **wanted), "out": f"{out}/run"}
-        config = dataclasses.replace(config, **changed)
-        with loop.stopped_before(Reached):
+        # what it prints on its way is not what was asked for
+        with loop.stopped_before(Reached), contextlib.redirect_stdout(sys.stderr):
             try:
-                recipe.main(config)
+                recipe.main(dataclasses.replace(config, **changed))
             except Reached as reached:
-                return Captured(config, reached.task, reached.data, reached.validation, reached.steps)
+                data = reached.data.data if isinstance(reached.data, GrowingBatches) else reached.data
+                return Captured(config, reached.task, data, reached.validation, reached.steps)
     raise ValueError(f"{recipe.__name__} ended without training: nothing to compile")
+
+
+def _strings(options: Any) -> Iterator[str]:
+    """The texts among options, those within options too."""
+    if dataclasses.is_dataclass(options):
+        options = vars(options)
+    if isinstance(options, str):
+        yield options
+    elif isinstance(options, (dict, list, tuple)):
+        for value in options.values() if isinstance(options, dict) else options:
+            yield from _strings(value)

@@ -3,17 +3,21 @@
     python -m aillm_tf.tpu.compiler PROGRAM.mlir v5e:2x4 8
 
 It runs in a process of its own, which imports jax and libtpu but not TensorFlow, as libtpu ends the process on some
-errors. Prints one line of JSON.
+errors. Prints one line of JSON. What was compiled once is kept in the cache folder, so that a run that was stopped goes
+on where it was, and other prices or efficiencies cost nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 INSTALL = 'pip install "aillm_tf[preflight]" (jax 0.10.2, libtpu 0.0.21.1; Linux)'
@@ -27,15 +31,40 @@ _COLLECTIVE = re.compile(
 _ARRAY = re.compile(r"\b(?P<dtype>pred|bf16|[fsu]\d+)\[(?P<sizes>[\d,]*)\]")
 
 
+_SIZE = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
 class CompileError(RuntimeError):
     """The TPU compiler refused the program, in its own words."""
 
 
-def compile_for_tpu(program: str | Path, topology: str, replicas: int, partitions: int = 1) -> dict:
+class OutOfMemory(CompileError):
+    """The program needs more memory than a chip has.
+
+    Attributes:
+        used, capacity: bytes, as the compiler counts them.
+        largest: (bytes, name of the operation, its shape) of the largest temporaries, the largest first.
+    """
+
+    def __init__(self, message: str):
+        self.used, self.capacity = (
+            int(float(number) * _SIZE[unit])
+            for found in re.findall(r"Used ([\d.]+)([BKMGT]) of ([\d.]+)([BKMGT]) hbm", message)[:1]
+            for number, unit in (found[:2], found[2:])
+        )
+        entry = r"Size: ([\d.]+)([BKMGT])\s+(?:Operator: op_name=\"([^\"]*)\".*\s+)?Shape: (\S+)"
+        self.largest = [
+            (int(float(number) * _SIZE[unit]), name, shape.partition("{")[0])
+            for number, unit, name, shape in re.findall(entry, message)
+        ]
+        super().__init__(message)
+
+
+def compile_for_tpu(program: str, topology: str, replicas: int, partitions: int = 1) -> dict:
     """Compiles a program for a slice.
 
     Args:
-        program: file with StableHLO text.
+        program: StableHLO.
         topology: name of the slice, as in "v5e:2x4".
         replicas: copies of the program that run side by side, each on other rows; or
         partitions: devices that one program is spread over (GSPMD). Their product is the devices used.
@@ -46,18 +75,51 @@ def compile_for_tpu(program: str | Path, topology: str, replicas: int, partition
 
     Raises:
         ModuleNotFoundError: jax or libtpu is not installed; says what to install.
+        OutOfMemory: it does not fit.
         CompileError: the compiler's message.
     """
+    from aillm_tf.files import write_atomic
+    from aillm_tf.weights.resolve import cache_folder
+
     missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"the TPU compiler needs {' and '.join(missing)}: {INSTALL}")
-    command = [sys.executable, __file__, str(program), topology, str(replicas), str(partitions)]
-    # no TPU is asked for, and no server of Google's that would describe one; messages on stderr are the process's own
-    environment = {**os.environ, "TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "TPU_STDERR_LOG_LEVEL": "3"}
-    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", errors="replace")
-    if done.returncode:
-        raise CompileError(_reason(done.stderr) or f"the compiler's process ended with status {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    kept = cache_folder() / "tpu" / f"{_key(program, topology, replicas, partitions)}.json"
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
+    if found is None:
+        found = _in_a_process(program, [topology, str(replicas), str(partitions)])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(kept, json.dumps(found))
+    if message := found.get("out_of_memory"):
+        raise OutOfMemory(message)
+    return found
+
+
+def _in_a_process(program: str, options: list[str]) -> dict:
+    # no TPU is asked for, so neither Google's server that would describe one nor the lock that keeps two processes from
+    # one; messages on stderr are the process's own
+    own = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_STDERR_LOG_LEVEL": "3"}
+    environment = {**os.environ, **own, "JAX_PLATFORMS": "cpu"}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "program.mlir")
+        file.write_text(program, encoding="utf-8")
+        command = [sys.executable, __file__, str(file), *options]
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", errors="replace")
+    if not done.returncode:
+        return json.loads(done.stdout.splitlines()[-1])
+    if done.returncode == -9:
+        raise CompileError("the compiler's process was killed: this machine has too little memory for it")
+    message = _reason(done.stderr) or f"the compiler's process ended with status {done.returncode}"
+    if re.search(r"Used [\d.]+[BKMGT] of [\d.]+[BKMGT] hbm", message):
+        return {"out_of_memory": message}
+    raise CompileError(message)
+
+
+def _key(program: str, *options) -> str:
+    """Equal for equal programs, whatever the places in the source that they came from, and equal compilers."""
+    text = re.sub(r"(?m)^#loc.*\n| loc\((?:[^()]|\([^()]*\))*\)|@[\w.$<>]+", "", program)
+    versions = [importlib.metadata.version(name) for name in ("jax", "libtpu")]
+    return hashlib.sha256(repr((text, options, versions)).encode()).hexdigest()[:32]
 
 
 def _reason(stderr: str) -> str:

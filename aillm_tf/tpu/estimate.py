@@ -26,7 +26,7 @@ class Estimate:
         compute_seconds, memory_seconds, network_seconds: at the peak rates.
         seconds: of a step, at `efficiency` of the roofline.
         bound: which of "compute", "memory" and "network" takes longest.
-        mfu: share of the peak that the model's own FLOPs would use.
+        mfu: share of the peak that the model's own FLOPs would use; None where there is no formula.
         tokens_per_second: of the slice, padding not counted.
         dollars_per_epoch: None where there is no epoch.
     """
@@ -38,7 +38,7 @@ class Estimate:
     network_seconds: float
     seconds: float
     bound: str
-    mfu: float
+    mfu: float | None
     tokens_per_second: float
     dollars_per_epoch: float | None
 
@@ -94,7 +94,7 @@ def estimate(
     held: Mapping[str, int],
     topology: Topology,
     *,
-    model_flops: float,
+    model_flops: float | None,
     tokens: float,
     steps_per_epoch: int | None = None,
     efficiency: float = EFFICIENCY,
@@ -105,7 +105,8 @@ def estimate(
         compiled: what `compile_for_tpu` gave.
         held: bytes of the arguments by kind.
         topology: the slice.
-        model_flops: operations of the model's formula in a step, over all replicas (`training.flops.step_flops`).
+        model_flops: operations of the model's formula in a step, over all replicas (`training.flops.step_flops`), or
+            None.
         tokens: of a step over all replicas, without padding.
         steps_per_epoch: for the price of an epoch.
         efficiency: share of the roofline that is assumed.
@@ -122,13 +123,13 @@ def estimate(
         dollars = steps_per_epoch * seconds / 3600 * topology.dollars_per_hour
     return Estimate(
         memory=memory_by_kind(compiled, held),
-        capacity=chip.hbm // cores,
+        capacity=chip.usable // cores,
         compute_seconds=parts["compute"],
         memory_seconds=parts["memory"],
         network_seconds=parts["network"],
         seconds=seconds,
         bound=max(parts, key=parts.get),
-        mfu=model_flops / (seconds * topology.chips * chip.flops),
+        mfu=None if model_flops is None else model_flops / (seconds * topology.chips * chip.flops),
         tokens_per_second=tokens / seconds,
         dollars_per_epoch=dollars,
     )

@@ -1,26 +1,53 @@
-"""Compile a recipe's real step for a TPU that is not there, and say what it would hold, take and cost.
+"""Compile a recipe's real steps for a TPU that is not there, and say what they would hold, take and cost.
 
     aillm tpu preflight classification --topology v5e:2x4 --data.train train.tsv --training.batch_size 256
 
-The recipe runs on this machine up to its training, with its own data; its step is then lowered for the number of
+The recipe runs on this machine up to its training, with its own data; its steps are then lowered for the number of
 replicas of the slice and compiled by libtpu.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
+from aillm_tf.layers.transformer import Stack
+from aillm_tf.tasks.generative import GenerativeTask
 from aillm_tf.tpu import lint
 from aillm_tf.tpu.capture import Captured
-from aillm_tf.tpu.compiler import CompileError, compile_for_tpu
+from aillm_tf.tpu.compiler import OutOfMemory, compile_for_tpu
 from aillm_tf.tpu.estimate import EFFICIENCY, Estimate, estimate
-from aillm_tf.tpu.lower import evaluation_program, train_program
+from aillm_tf.tpu.lower import Program, decoding_programs, evaluation_program, train_program
 from aillm_tf.tpu.topology import Topology
+
+STEPS = ("train", "evaluate", "decode")
+SAMPLE = 64  # steps of an epoch that are looked at for what an average one computes
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A lowered step.
+
+    Attributes:
+        name: "train", "evaluate" (of several objectives, with the name of one), "prefill" or "decode".
+        program: what is compiled.
+        rows: of a batch on one chip.
+        tokens: of a step over all replicas, padding not counted.
+        flops: of the model's formula in a step over all replicas; None where there is no formula.
+        padding: share of the computed positions that hold no token.
+        steps_per_epoch: None where there is no epoch.
+    """
+
+    name: str
+    program: Program
+    rows: int
+    tokens: float
+    flops: float | None
+    padding: float
+    steps_per_epoch: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,44 +56,32 @@ class Result:
 
     Attributes:
         topology: the slice.
-        step: "train" or "evaluate".
-        rows: of a batch on one chip.
+        step: what was compiled.
         compiled: what the compiler said.
         estimate: what follows from it.
-        findings: advice; errors are raised.
+        remat: whether blocks are computed again in the backward pass.
     """
 
     topology: Topology
-    step: str
-    rows: int
+    step: Step
     compiled: Mapping
     estimate: Estimate
-    findings: tuple[lint.Finding, ...]
-
-    def to_dict(self) -> dict:
-        """JSON-ready."""
-        found = {name: value for name, value in dataclasses.asdict(self.estimate).items() if name != "memory"}
-        return {
-            "topology": self.topology.name,
-            "chips": self.topology.chips,
-            "step": self.step,
-            "rows_per_chip": self.rows,
-            "memory_bytes": dict(self.estimate.memory),
-            "headroom": self.estimate.headroom,
-            **found,
-            "compiler": dict(self.compiled),
-            "advice": [str(finding) for finding in self.findings],
-        }
+    remat: bool
 
 
 def batch_of(data, topology: Topology, micro: int = 1) -> dict[str, tf.TensorSpec]:
     """Shapes and types of one replica's share of a batch."""
     made = data.batches(replicas=range(1), total=topology.replicas, micro=micro)
     # row numbers are for the host, which puts answers in order
-    return {name: spec for name, spec in made.element_spec.items() if name != "row"}
+    return {name: spec for name, spec in made.element_spec.items() if name.rpartition("/")[2] != "row"}
 
 
-def check(captured: Captured, topology: Topology) -> tuple[lint.Finding, ...]:
+def rows_of(batch: Mapping[str, tf.TensorSpec]) -> int:
+    """Rows of a batch."""
+    return next(iter(batch.values())).shape[0]
+
+
+def check(captured: Captured, topology: Topology) -> list[lint.Finding]:
     """What can be said without the compiler.
 
     Returns:
@@ -75,111 +90,110 @@ def check(captured: Captured, topology: Topology) -> tuple[lint.Finding, ...]:
     Raises:
         lint.Refused: there are errors.
     """
-    batch = batch_of(captured.data, topology, captured.task.accumulate)
+    task, data = captured.task, captured.data
+    batch = batch_of(data, topology, task.accumulate)
     errors = lint.of_batch(batch)
     if errors:
         raise lint.Refused(errors)
-    return tuple(lint.of_model(captured.task, next(iter(batch.values())).shape[0]))
+    advice = lint.of_run(captured.config.training, captured.sources, data, topology)
+    return [*lint.of_model(task, rows_of(batch) // task.accumulate), *advice]
 
 
-def preflight(captured: Captured, topology: Topology, step: str = "train", efficiency: float = EFFICIENCY) -> Result:
-    """Compiles a step and estimates it.
+def lowered(captured: Captured, topology: Topology, which: str, rows: int | None = None) -> list[Step]:
+    """The programs of a step.
 
     Args:
         captured: what `capture` gave.
         topology: the slice.
-        step: "train" or "evaluate".
+        which: one of `STEPS`.
+        rows: of a training batch on one chip; by default those that the recipe's options make.
+
+    Raises:
+        ValueError: there is no such step.
+        lint.Refused: a TPU would refuse it: where, and what to do.
+    """
+    task = captured.task
+    if which == "evaluate":
+        data = captured.validation or captured.data
+        parts = {"": (task, data)}
+        if hasattr(task, "tasks"):  # each objective has an evaluation of its own
+            parts = {f" {name}": (part, data.parts[name]) for name, part in task.tasks.items()}
+        return [_evaluation(f"evaluate{name}", *part, topology) for name, part in parts.items()]
+    batch = batch_of(captured.data, topology, task.accumulate)
+    if which == "train":
+        tokens, padding, flops = _of_data(task, captured.data, topology, task.accumulate)
+        share = 1.0 if rows is None else rows / rows_of(batch)
+        batch = {name: _with_rows(spec, round(share * spec.shape[0])) for name, spec in batch.items()}
+        epoch = round(captured.data.steps_per_epoch / share)
+        program = train_program(task, batch, topology.replicas)
+        return [Step("train", program, rows_of(batch), tokens * share, flops * share, padding, epoch)]
+    if not isinstance(task, GenerativeTask):
+        raise ValueError(f"{type(task).__name__} writes no text: there is no decode step, give --step train,evaluate")
+    count = rows_of(batch) // task.accumulate
+    limit = task.backbone.config.max_length - task.generation_options().max_new_tokens
+    places = task.max_length if task.backbone.config.decoder_layers else max(1, min(task.max_length, limit))
+    tokens = {"prefill": count * topology.replicas * places, "decode": count * topology.replicas}
+    programs = decoding_programs(task, count, places)
+    return [Step(name, program, count, tokens[name], None, 0.0, None) for name, program in programs.items()]
+
+
+def _evaluation(name: str, task, data, topology: Topology) -> Step:
+    batch = batch_of(data, topology)
+    tokens, padding, flops = _of_data(task, data, topology)
+    # the formula counts the backward pass as two forward passes
+    return Step(name, evaluation_program(task, batch), rows_of(batch), tokens, flops / 3.0, padding, None)
+
+
+def _of_data(task, data, topology: Topology, micro: int = 1) -> tuple[float, float, float]:
+    """Tokens of a step without padding, share of padding, FLOPs of the formula: the mean over steps of an epoch."""
+    from aillm_tf.training.flops import step_flops
+
+    tokens = positions = flops = 0.0
+    steps = np.unique(np.linspace(0, data.steps_per_epoch - 1, SAMPLE).astype(int)).tolist()
+    for step in steps:
+        _, length, full = data.batch_rows(step)
+        tokens += data.tokens(step, step + 1)
+        # rows that only fill a batch are computed too
+        positions += -(-full // (topology.replicas * micro)) * topology.replicas * micro * length
+        flops += step_flops(task, data, step)
+    return tokens / len(steps), 1.0 - tokens / positions, flops / len(steps)
+
+
+def _with_rows(spec: tf.TensorSpec, rows: int) -> tf.TensorSpec:
+    return tf.TensorSpec((rows, *spec.shape[1:]), spec.dtype)
+
+
+def set_remat(task, remat: bool) -> None:
+    """Lets blocks be computed again in the backward pass, or not."""
+    for part in task._flatten_layers():
+        if isinstance(part, Stack):
+            part.config = part.config.replace(remat=remat)
+
+
+def compiled(step: Step, topology: Topology, remat: bool, efficiency: float = EFFICIENCY) -> Result:
+    """Compiles a lowered step and estimates it.
+
+    Args:
+        step: one of `lowered`.
+        topology: the slice.
+        remat: as it was lowered.
         efficiency: share of the roofline that is assumed.
 
     Raises:
-        lint.Refused: a TPU would refuse it: where, and what to do.
-        CompileError: the compiler's own words, a step that does not fit the memory among them.
+        lint.Refused: it does not fit; says what needs how much, in which layer.
+        CompileError: the compiler's own words.
     """
-    from aillm_tf.training.flops import step_flops
-
-    task, data = captured.task, captured.data
-    advice = check(captured, topology)
-    batch = batch_of(data, topology, task.accumulate)
-    task.fuse_on_cpu = False  # on a TPU, XLA fuses the whole step
-    program = train_program(task, batch, topology.replicas) if step == "train" else evaluation_program(task, batch)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "program.mlir")
-        file.write_text(program.text, encoding="utf-8")
-        compiled = compile_for_tpu(file, topology.name, topology.replicas)
-    steps = data.steps_per_epoch
-    flops = sum(step_flops(task, data, i) for i in range(steps)) / steps
+    try:
+        found = compile_for_tpu(step.program.text, topology.name, topology.replicas)
+    except OutOfMemory as error:
+        raise lint.Refused([lint.of_memory(error, step.rows, remat)]) from error
     estimated = estimate(
-        compiled,
-        program.bytes,
+        found,
+        step.program.bytes,
         topology,
-        model_flops=flops if step == "train" else flops / 3,
-        tokens=data.tokens(0, steps) / steps,
-        steps_per_epoch=steps if step == "train" else None,
+        model_flops=step.flops,
+        tokens=step.tokens,
+        steps_per_epoch=step.steps_per_epoch,
         efficiency=efficiency,
     )
-    return Result(topology, step, next(iter(batch.values())).shape[0], compiled, estimated, advice)
-
-
-def too_big(error: CompileError) -> bool:
-    """Whether the compiler refused a program because it does not fit the memory."""
-    return "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error)
-
-
-def table(results: list[Result]) -> str:
-    """Results side by side, a column each."""
-    giga = 1 << 30
-
-    def column(result: Result) -> list[str]:
-        found, memory = result.estimate, result.estimate.memory
-        moved = " + ".join(f"{count} {kind}" for kind, (count, _) in result.compiled["collectives"].items()) or "none"
-        size = sum(size for _, size in result.compiled["collectives"].values())
-        price = found.dollars_per_epoch
-        return [
-            result.topology.name,
-            str(result.topology.chips),
-            str(result.rows),
-            *(f"{memory.get(kind, 0) / giga:.3f} GiB" for kind in MEMORY),
-            f"{found.used / giga:.3f} of {found.capacity / giga:.0f} GiB",
-            f"{found.headroom:.0%}",
-            f"{result.compiled['flops'] / 1e12:.4f} T",
-            f"{result.compiled['bytes_accessed'] / giga:.3f} GiB",
-            f"{moved}, {size / giga:.3f} GiB",
-            " / ".join(
-                f"{1e3 * seconds:.2f}"
-                for seconds in (found.compute_seconds, found.memory_seconds, found.network_seconds)
-            )
-            + " ms",
-            found.bound,
-            f"{1e3 * found.seconds:.2f} ms",
-            f"{found.mfu:.1%}",
-            f"{found.tokens_per_second:,.0f}",
-            "-" if price is None else f"{price:.2f}",
-            f"{result.compiled['seconds']:.0f} s",
-        ]
-
-    rows = list(zip(LABELS, *map(column, results), strict=True))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-MEMORY = ("weights", "optimizer", "batch", "padding", "activations", "code")
-LABELS = (
-    "topology",
-    "chips",
-    "rows on a chip",
-    *MEMORY,
-    "memory of a chip",
-    "headroom",
-    "FLOP of a chip",
-    "bytes accessed",
-    "collectives",
-    "compute / memory / network",
-    "bound by",
-    "step (modelled)",
-    "MFU (modelled)",
-    "tokens/s (modelled)",
-    "dollars an epoch (modelled)",
-    "compiled in",
-)
+    return Result(topology, step, found, estimated, remat)

@@ -17,6 +17,7 @@ import yaml
 from aillm_tf.training.flops import TPU_PEAKS
 
 GIB = 1 << 30
+RESERVED = 258 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Chip:
     per_host: int
     dimensions: int
     dollars: float
+
+    @property
+    def usable(self) -> int:
+        """Bytes of memory that a program may take: the compiler keeps some for the runtime."""
+        return self.hbm - RESERVED
 
 
 CHIPS = {
