@@ -56,9 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(recipe: str, argv: Sequence[str], prog: str | None = None) -> int:
-    """Runs a recipe by name or by the path of its .py file, with its own options."""
-    module = load_recipe(recipe)
-    configs.run(module.main, argv, prog or f"aillm train {recipe}")
+    """Runs a recipe by name or by the path of its .py file, with its own options; with ``--seeds N``, N times."""
+    module, prog = load_recipe(recipe), prog or f"aillm train {recipe}"
+    own = argparse.ArgumentParser(prog, add_help=False, allow_abbrev=False, exit_on_error=False)
+    own.add_argument("--seeds", type=int)
+    try:
+        given, of_the_recipe = own.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error).removeprefix("argument ")) from None
+    if given.seeds is None:
+        configs.run(module.main, argv, prog)
+    else:
+        from aillm_tf.training.seeds import train_seeds
+
+        train_seeds(recipe, module.main, of_the_recipe, given.seeds, prog)
     return 0
 
 
@@ -128,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         help="run a recipe",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"Run a recipe. `aillm train RECIPE --help` lists its options.\n\nrecipes:\n{recipes}",
+        description=f"Run a recipe. `aillm train RECIPE --help` lists its options. With --seeds N it runs with N seeds,"
+        f" in OUT/seed_0 and on, and OUT/report.html has mean and standard deviation.\n\nrecipes:\n{recipes}",
     )
     verb.add_argument("recipe", metavar="RECIPE", help="one of the above, or the path of a .py file like them")
 

@@ -49,6 +49,8 @@ class Config:
     data: ClassificationData
     model: Model = dataclasses.field(default_factory=Model)
     training: Training = dataclasses.field(default_factory=Training)
+    # benchmark whose published scores stand beside ours in the report, or none; by default as the data's names say
+    benchmark: str | None = None
     # run directory
     out: str = "runs/classification"
     # wandb: send metrics to Weights & Biases too
@@ -101,7 +103,8 @@ def main(config: Config) -> dict:
         held_out = splits.test or splits.validation
         validation = model.dataset(splits.validation) if splits.validation else None
         best = ("macro_f1" if data.multi_label else "accuracy") if validation else None
-        fit(model, batches(model, splits.train, training), training, run, validation=validation, best=best)
+        train = batches(model, splits.train, training, balance=data.balance)
+        fit(model, train, training, run, validation=validation, best=best)
         model.save(run.model_folder)
         facts = {"task": "TextClassifier", "seed": training.seed, "steps": model.step, "data": splits.counts}
         facts["scored_on"] = "test" if splits.test else "validation"

@@ -34,7 +34,7 @@ class Data:
     layout: Literal["documents", "stream", "packed"] = "packed"
     # tokens that every window of the final score adds to those before it, which are its context; default: half a row
     stride: int | None = None
-    # at a bad row: raise, or skip it and count
+    # at a bad row, or a harmed shard of a prepared folder: raise, or skip it and count
     on_bad: Literal["raise", "skip"] = "raise"
     # undecodable bytes: strict calls the row bad, replace reads them as U+FFFD
     encoding_errors: Literal["strict", "replace"] = "strict"
@@ -97,7 +97,7 @@ def read(data: Data):
     from aillm_tf.data.shards import is_prepared, open_shards
 
     if is_prepared(data.train):
-        opened = open_shards(data.train, verify=False)
+        opened = open_shards(data.train, verify=data.on_bad == "skip", on_bad=data.on_bad)
         held_out = data.validation
         if held_out is None and opened.manifest["splits"].get("validation", {}).get("rows"):
             held_out = f"{data.train}:validation"

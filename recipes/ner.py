@@ -82,6 +82,8 @@ class Config:
     data: Data
     model: Model = dataclasses.field(default_factory=Model)
     training: Training = dataclasses.field(default_factory=Training)
+    # benchmark whose published scores stand beside ours in the report, or none; by default as the data's names say
+    benchmark: str | None = None
     # run directory
     out: str = "runs/ner"
     # wandb: send metrics to Weights & Biases too

@@ -38,7 +38,7 @@ class Data:
     layout: Literal["documents", "stream", "packed"] = "documents"
     # of multitask: how often each objective has its turn, relative to the others; by default all as often
     weights: dict[str, float] | None = None
-    # at a bad row: raise, or skip it and count
+    # at a bad row, or a harmed shard of a prepared folder: raise, or skip it and count
     on_bad: Literal["raise", "skip"] = "raise"
     # undecodable bytes: strict calls the row bad, replace reads them as U+FFFD
     encoding_errors: Literal["strict", "replace"] = "strict"
@@ -175,11 +175,13 @@ def read_corpus(data: Data, seed: int):
 
     if not is_prepared(data.train):
         return *read_texts(data, seed), None
-    opened = open_shards(data.train, verify=False)
+    opened = open_shards(data.train, verify=data.on_bad == "skip", on_bad=data.on_bad)
     held_out = data.validation
     if held_out is None and opened.manifest["splits"].get("validation", {}).get("rows"):
         held_out = f"{data.train}:validation"
     counts = {"rows": len(opened), "documents' pieces": opened.split["segments"], "tokens": opened.split["tokens"]}
+    if data.on_bad == "skip":
+        counts["rows skipped"] = sum(opened.split.get("skipped", {}).values())
     return data.train, held_out, counts, opened.tokenizer_folder
 
 
@@ -246,9 +248,11 @@ def main(config: Config) -> dict:
         print("  ".join(f"{name}: {count:,}" for name, count in counts.items()))
         with strategy.scope():
             model = build(config.model, training, texts, prepared, run)
-        reading = {"layout": data.layout} if config.model.objective == "causal_lm" else {}
+        reading = {"on_bad": data.on_bad}  # texts are read by now, a prepared folder is not
+        if config.model.objective == "causal_lm":
+            reading["layout"] = data.layout
         if config.model.objective == "multitask":
-            reading = {"weights": data.weights}
+            reading["weights"] = data.weights
         rows = batches(model, texts, training, **reading)
         validation = None
         if held_out:

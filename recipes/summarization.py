@@ -37,6 +37,8 @@ class Config:
     lead: int | None = None
     # the result is the mean of the weights of so many of the last checkpoints
     average: int = 1
+    # benchmark whose published scores stand beside ours in the report, or none; by default as the data's names say
+    benchmark: str | None = None
     # run directory
     out: str = "runs/summarization"
     # wandb: send metrics to Weights & Biases too

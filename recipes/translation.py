@@ -35,6 +35,8 @@ class Config:
     target_language: str | None = None
     # the result is the mean of the weights of so many of the last checkpoints
     average: int = 5
+    # benchmark whose published scores stand beside ours in the report, or none; by default as the data's names say
+    benchmark: str | None = None
     # run directory
     out: str = "runs/translation"
     # wandb: send metrics to Weights & Biases too

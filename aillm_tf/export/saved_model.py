@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from aillm_tf.export import reload, serving
+from aillm_tf.layers.lora import merged
 
 TOLERANCE = 1e-4
 
@@ -104,7 +105,8 @@ def export(
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had the same number
     try:
-        weight_bytes, outputs = _save(task, labels, partial)
+        with merged(task):
+            weight_bytes, outputs = _save(task, labels, partial)
         serving.write_warmup(partial, model, [one_row, warmup])
         serving.write_serving(partial, model, inputs, outputs, labels, CHECK_TEXTS[0])
         ops, difference = _check(task, partial, check)

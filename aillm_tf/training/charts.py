@@ -19,7 +19,8 @@ class Line(NamedTuple):
         name: in the legend; "" for none.
         xs: x values, ascending.
         ys: y values, as many.
-        style: CSS classes: a colour "c0" .. "c5", and "raw" (faint) or "dots" (marks at the points).
+        style: CSS classes: a colour "c0" .. "c5", and "raw" (faint), "dots" (marks at the points) or "dots alone"
+            (no line between them).
     """
 
     name: str

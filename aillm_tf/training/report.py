@@ -10,12 +10,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from aillm_tf import machine
 from aillm_tf.config import flatten
 from aillm_tf.files import write_atomic
 from aillm_tf.training.charts import Line, chart, smoothed
 from aillm_tf.training.marked_text import STYLE, marked_texts
 from aillm_tf.training.metrics_log import plain_numbers
+from aillm_tf.training.references import beside, for_run
 from aillm_tf.training.report_template import TEMPLATE
 
 WIDEST_CONFUSION = 25  # classes; a larger matrix is told as the list of its most frequent confusions
@@ -30,6 +33,7 @@ SPEED = {
     "seconds_to_first_step": ("to first step", "{:,.1f} s"),
 }
 SHOWN_APART = {"scores", "confusion", "labels", "tables", "marked", "versions", "hardware", "date", "task", *SPEED}
+SHOWN_APART |= {"references", "charts"}
 
 
 def write_report(
@@ -44,12 +48,14 @@ def write_report(
         directory: where; must exist.
         report: ``task``, ``seed``, ``scores`` and whatever else was measured; ``confusion`` ((classes, classes)
             counts, row is the true class) with ``labels``; ``tables``, title -> list of dicts with the same keys;
-            ``marked``, title -> rows as `aillm_tf.training.marked_text` shows them.
+            ``marked``, title -> rows as `aillm_tf.training.marked_text` shows them; ``charts``, title -> list of dicts
+            of ``title``, ``x`` (the label of that axis) and ``lines``, each [name, xs, ys, style] as `charts.Line`.
         curves: name -> rows of metrics.jsonl. Several are drawn into the same charts; a single one may be named "".
         config_yaml: the resolved config, for the page.
 
     Returns:
-        The report with versions, hardware and date (UTC) added: what report.json holds.
+        The report with versions, hardware, date (UTC) and the published scores of a known benchmark added: what
+        report.json holds.
 
     Raises:
         ValueError: the confusion matrix has not as many rows and columns as there are labels.
@@ -58,6 +64,9 @@ def write_report(
     labels, confusion = report.get("labels"), report.get("confusion")
     if confusion is not None and [len(row) for row in confusion] != [len(labels or [])] * len(labels or []):
         raise ValueError(f"the confusion matrix needs one row and one column for each of the labels {labels}")
+    references = for_run(yaml.safe_load(config_yaml)) if report.get("scores") else None
+    if references:
+        report["references"] = references
     report["versions"] = machine.versions()
     report["hardware"] = machine.hardware()
     report["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -97,6 +106,8 @@ def report_page(
     sections = [
         _tiles(report.get("scores", {})),
         _speed(report),
+        _references(report),
+        *(_section(name, _charts(charts)) for name, charts in report.get("charts", {}).items()),
         *(_section(name, _table(rows)) for name, rows in report.get("tables", {}).items()),
         _section("Training", _curves(curves)),
         _section("Validation", _validation(curves)),
@@ -136,13 +147,22 @@ def _tiles(scores: Mapping[str, Any]) -> str:
     tiles = []
     for name, value in scores.items():
         base, _, end = name.rpartition("_")
-        if (end in ("low", "high") and base in scores) or not isinstance(value, (int, float)):
+        if (end in ("low", "high", "std") and base in scores) or not isinstance(value, (int, float)):
             continue
-        low, high = scores.get(f"{name}_low"), scores.get(f"{name}_high")
+        low, high, std = (scores.get(f"{name}_{end}") for end in ("low", "high", "std"))
         interval = f"<small>95 %: {low:.3f} – {high:.3f}</small>" if low is not None and high is not None else ""
+        interval = f"<small>± {std:.3f}</small>" if std is not None else interval
         text = f"{value:.3f}" if isinstance(value, float) and abs(value) < 10 else _number(value)
         tiles.append(f"<div><span>{escape(name.replace('_', ' '))}</span><b>{text}</b>{interval}</div>")
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+
+
+def _references(report: Mapping[str, Any]) -> str:
+    found = report.get("references")
+    if not found:
+        return ""
+    rows = beside(found, report.get("scores", {}), report.get("scored_on", ""))
+    return _section(f"Published scores: {found['title']}", _table(rows))
 
 
 def _speed(report: Mapping[str, Any]) -> str:
@@ -171,6 +191,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _charts(charts: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(chart(each["title"], [Line(*line) for line in each["lines"]], each["x"]) for each in charts)
 
 
 def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -48,6 +48,7 @@ svg .grid { stroke: var(--rule); }
 .c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); }
 .c3 { --c: var(--c3); } .c4 { --c: var(--c4); } .c5 { --c: var(--c5); }
 svg .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
+svg .line.alone { stroke: none; }
 svg .line.raw { stroke-width: 1; opacity: .35; }
 svg circle { fill: var(--c); }
 svg.narrow { display: none; }

@@ -16,6 +16,7 @@ from aillm_tf.config import diff, flatten, to_plain, to_yaml
 from aillm_tf.files import write_atomic
 from aillm_tf.training.cluster import is_chief
 from aillm_tf.training.metrics_log import read_rows, training_facts
+from aillm_tf.training.references import for_run
 from aillm_tf.training.report import write_report
 
 try:
@@ -24,8 +25,8 @@ except ImportError:  # Windows: that one process writes to a directory is then t
     fcntl = None
 
 # Options that change where or how fast a run computes, not its loss curve: a resumed run may change them.
-MAY_CHANGE = {"out", "track", "strategy", "accumulate", "steps_per_execution", "keep", "checkpoint_every"}
-MAY_CHANGE |= {"cluster", "worker", "worker_timeout"}
+MAY_CHANGE = {"out", "track", "benchmark", "strategy", "accumulate", "steps_per_execution", "keep", "checkpoint_every"}
+MAY_CHANGE |= {"cluster", "worker", "worker_timeout", "mesh", "layout"}
 
 
 class Run:
@@ -57,6 +58,7 @@ class Run:
     def __init__(self, directory: str | os.PathLike, config: Any, track: str | None = None):
         if track not in (None, "wandb"):
             raise ValueError(f"track is {track!r}: the only tracker besides TensorBoard is 'wandb'")
+        for_run(to_plain(config))  # a benchmark that there is not is said now, not after the training
         self.directory = self._shared = Path(directory)
         self.config = config
         self.track = track

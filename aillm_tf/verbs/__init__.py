@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-VERBS = ("prepare", "evaluate", "predict", "generate", "export", "convert", "inspect", "tpu", "doctor")
+VERBS = ("prepare", "tune", "evaluate", "predict", "generate", "chat", "export", "convert", "inspect", "tpu", "doctor")
 
 
 def positive(text: str) -> int:

@@ -1,34 +1,76 @@
-"""evaluate_run reads other data the way the run read its own."""
+"""Evaluation of runs, exports and checkpoints: rows are read as the run read its own, scores have intervals."""
 
-import aillm_tf
-from aillm_tf.training.evaluate import evaluate_run, reading_options
+import json
+from pathlib import Path
+
+import pytest
+
+from aillm_tf.cli import main
+from aillm_tf.training.evaluate import evaluate, load_checkpoint, reading_options
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class StandIn:
-    def dataset(self, rows, *, batch_size=32, text="text", label="label"):
-        return {"rows": rows, "batch_size": batch_size, "text": text, "label": label}
+    """A task that takes the options of a dataset, and answers nothing."""
 
-    def evaluate(self, data, verbose=0):
-        return data
+    max_length = 32
+
+    def dataset(self, rows, *, text="text", label="label", layout="documents", stride=None, **batching): ...
 
 
-def run_directory(tmp_path, config):
-    (tmp_path / "model").mkdir()
+def options_of(config, tmp_path, uri="test.tsv"):
     (tmp_path / "config.yaml").write_text(config)
-    return tmp_path / "model"
+    return reading_options(StandIn(), tmp_path / "config.yaml", uri)
 
 
-def test_columns_are_those_of_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(aillm_tf, "load", lambda folder, **_: StandIn(), raising=False)
-    folder = run_directory(tmp_path, "data:\n  train: a.tsv\n  text: review\n  label: null\n  pair: other\nseed: 0\n")
-    scores = evaluate_run(folder, "test.tsv", batch_size=8, progress=False)
-    assert scores == {"rows": "test.tsv", "batch_size": 8, "text": "review", "label": "label"}
+def test_columns_are_those_of_the_run(tmp_path):
+    config = "data:\n  train: a.tsv\n  text: review\n  label: null\n  pair: other\ntraining:\n  seed: 3\n"
+    assert options_of(config, tmp_path) == {"text": "review", "seed": 3}
 
 
-def test_saved_model_outside_a_run_uses_the_defaults(tmp_path):
+def test_a_language_model_is_scored_as_its_recipe_does(tmp_path):
+    config = "data:\n  layout: {}\n  stride: {}\n"
+    assert options_of(config.format("packed", "null"), tmp_path) == {"layout": "documents", "stride": 16}
+    assert options_of(config.format("stream", 4), tmp_path) == {"layout": "stream", "stride": 4}
+
+
+def test_a_saved_model_outside_a_run_is_read_by_the_defaults(tmp_path):
     assert reading_options(StandIn(), tmp_path / "config.yaml") == {}
+    assert options_of("seed: 0\n", tmp_path) == {}
 
 
-def test_config_without_a_data_section_uses_the_defaults(tmp_path):
-    run_directory(tmp_path, "seed: 0\n")
-    assert reading_options(StandIn(), tmp_path / "config.yaml") == {}
+def test_an_option_that_reading_does_not_have_is_named():
+    with pytest.raises(ValueError, match="StandIn does not read rows by 'lable': did you mean label?"):
+        evaluate(StandIn(), "test.tsv", {"lable": "x"})
+
+
+@pytest.fixture(scope="module")
+def reviews_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "reviews.tsv"
+    texts = ["good film", "bad film", "a film", "the good", "the bad and the good", "what a film"] * 5
+    lines = [f"{text}\t{('negative', 'neutral', 'positive')[i % 3]}" for i, text in enumerate(texts)]
+    path.write_text("text\tlabel\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_a_checkpoint_with_a_head_is_scored_and_compared(reviews_file, tmp_path, capsys):
+    folder, file = str(GOLDEN / "bert_classifier"), tmp_path / "scores.json"
+    command = ["evaluate", folder, "--data", str(reviews_file), "--resamples", "100", "--output", str(file)]
+    assert main([*command, "--compare", folder, "--set", "max_length=16", "--references", "sst2"]) == 0
+    shown = capsys.readouterr().out
+    assert "McNemar p = 1.0000" in shown and "BERT-base (test): accuracy 0.935" in shown
+    found = json.loads(file.read_text())
+    scores = found["scores"]
+    assert found["task"] == "TextClassifier" and scores["examples"] == 30
+    assert scores["accuracy_low"] <= scores["accuracy"] <= scores["accuracy_high"]
+    assert found["compared_with"]["differences"]["macro_f1"]["p_value"] == 1.0
+
+
+def test_a_checkpoint_must_have_the_head(monkeypatch):
+    with pytest.raises(ValueError, match="no head of a QuestionAnswering"):
+        load_checkpoint(str(GOLDEN / "bert_classifier"), "QuestionAnswering")
+    with pytest.raises(ValueError, match=r"has the labels \['negative', 'neutral', 'positive'\]"):
+        load_checkpoint(str(GOLDEN / "bert_classifier"), labels=["no", "perhaps", "yes"])
+    with pytest.raises(ValueError, match="did you mean MaskedLM"):
+        load_checkpoint(str(GOLDEN / "bert_classifier"), "MaskdLM")
