@@ -6,7 +6,6 @@ The encoder's hidden states are averaged and squeezed through the bottleneck; th
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable
 
@@ -19,10 +18,10 @@ from aillm_tf.layers.base import Layer
 from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.dropout import fold
 from aillm_tf.layers.masks import attention_bias
-from aillm_tf.layers.vocabulary_loss import vocabulary_loss
 from aillm_tf.models.encoder_decoder import EncoderDecoder
 from aillm_tf.tasks.base import Task
 from aillm_tf.tasks.corpus import corpus
+from aillm_tf.tasks.token_loss import TokenLoss
 
 DECODER_SITE = 1 << 16  # as the encoder-decoder numbers its draws
 
@@ -52,7 +51,7 @@ class Bottleneck(Layer):
         return ops.expand_dims(self.up(vector), 1)
 
 
-class Autoencoder(Task):
+class Autoencoder(TokenLoss, Task):
     """Reconstruct the input through a bottleneck; `answer` gives the vector.
 
     Args:
@@ -105,22 +104,13 @@ class Autoencoder(Task):
         """(batch, target, vocabulary) float32, scores of the token that follows each of "target_ids"."""
         return self.backbone.logits(self.hidden(features, seed))
 
-    def sums(self, batch: dict, seed=None) -> dict:
-        """{"loss", "weight", "hits"} over the tokens of a batch, float32 scalars."""
+    def scores_of(self, hidden):
+        """(..., hidden) -> (..., vocabulary) float32."""
+        return self.backbone.logits(hidden)
+
+    def predictions(self, batch: dict, seed=None) -> tuple:
         weights = ops.cast(batch["valid"], "float32") * ops.expand_dims(batch["weight"], -1)
-        return vocabulary_loss(self.hidden(batch, seed), self.backbone.logits, batch["token_ids"], weights)
-
-    def loss_terms(self, batch: dict, seed=None):
-        sums = self.sums(batch, seed)
-        return sums["loss"], sums["weight"]
-
-    def evaluation(self, batch: dict):
-        return self.sums(batch), {}
-
-    def scores(self, sums: dict, rows: dict) -> dict[str, float]:
-        weight = max(sums["weight"], 1e-8)
-        loss = sums["loss"] / weight
-        return {"loss": loss, "accuracy": sums["hits"] / weight, "perplexity": math.exp(min(loss, 700.0))}
+        return self.hidden(batch, seed), batch["token_ids"], weights
 
     # The vector of a text -------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ To write a task, subclass `Task` in one file of this folder and give:
   - `build_heads()`: its own layers, `head_shapes()`: their input shapes, `logits(features, seed=None)`: their output;
   - `loss_terms(batch, seed=None) -> (sum, weight)`: float32 scalars; the step divides after reducing both;
   - `evaluation(batch) -> (sums, rows)` and `scores(sums, rows) -> dict`: what evaluation needs of a batch, and
-    the metrics made of it;
+    the metrics made of it; `tallies(rows, data)`: the same metrics an example at a time, for their intervals;
   - `answer_tensors`, `serving_outputs`, `read_answers`: numbers, then strings, then Python; a task whose export needs
     more than ids for that overrides `signatures`, `signature_requests` and `signature_answers`;
   - `dataset(...)`: its file format;  `options()`: the keyword arguments that make it again.
@@ -24,13 +24,15 @@ from keras import ops
 
 from aillm_tf.data.pipeline import Dataset
 from aillm_tf.layers.base import computing_in, initial_seed
+from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.models.encoder import Encoder
 from aillm_tf.tasks import files
 from aillm_tf.text.tokenizer import Tokenizer
-from aillm_tf.training import loop, state
+from aillm_tf.training import loop, regularizers, state
 from aillm_tf.training.guard import SpikeGuard
-from aillm_tf.training.strategy import precision
+from aillm_tf.training.step import programs
+from aillm_tf.training.strategy import current, on_jax, precision, trains_on_tpu
 
 _shared_backbone = contextvars.ContextVar("aillm_shared_backbone", default=None)
 
@@ -71,8 +73,7 @@ class Task(keras.Model):
         seed: int = 0,
     ):
         super().__init__(dtype=precision(dtype))
-        self.strategy = tf.distribute.get_strategy()
-        self.on_tpu = isinstance(self.strategy, tf.distribute.TPUStrategy)
+        self.strategy, self.on_tpu = current(), trains_on_tpu()
         if tokenizer.pad_id is None:
             raise ValueError("the tokenizer has no pad token: add one, rows of a batch are filled up with it")
         if config.position == "learned" and max_length > config.max_length:
@@ -84,6 +85,8 @@ class Task(keras.Model):
             )
         self.config, self.tokenizer, self.max_length = config, tokenizer, max_length
         self.seed, self.step, self.train_function, self.test_function = seed, 0, None, None
+        self.r_drop = self.adversarial = None
+        self.source = None  # of the weights it began with, as `from_pretrained` was given it
         self._answer = None
         self._choose_compiler("auto")
         shared = _shared_backbone.get()
@@ -115,7 +118,7 @@ class Task(keras.Model):
         shuffle: bool = False,
         seed: int = 0,
         fixed_length: bool | None = None,
-        **noise,
+        **others,
     ) -> Dataset:
         """Tokenized rows as batches of this task.
 
@@ -125,7 +128,7 @@ class Task(keras.Model):
             tokens_per_batch: rows x length of a global batch.
             shuffle, seed: a new order every epoch, from the seed.
             fixed_length: pad all batches to `max_length`; None: on a TPU only.
-            **noise: `noise` and `noise_name` of `Dataset`.
+            **others: `noise`, `noise_name` and `balance` of `Dataset`.
         """
         return Dataset(
             columns,
@@ -136,7 +139,7 @@ class Task(keras.Model):
             seed=seed,
             fixed_length=self.on_tpu if fixed_length is None else fixed_length,
             pad={"token_ids": self.tokenizer.pad_id},
-            **noise,
+            **others,
         )
 
     # Keras ------------------------------------------------------------------------------------------------------
@@ -159,6 +162,8 @@ class Task(keras.Model):
         accumulate: int = 1,
         steps_per_execution: int = 1,
         spike_guard: float | None = None,
+        r_drop: float | None = None,
+        adversarial: float | None = None,
         jit_compile: bool | str = "auto",
     ) -> None:
         """Choose how to train.
@@ -169,6 +174,8 @@ class Task(keras.Model):
             accumulate: micro-batches a replica's share of the batch is cut into; less memory, the same result.
             steps_per_execution: steps run in one call without returning to Python.
             spike_guard: skip a batch whose gradient norm is more than this many times the running average; None: none.
+            r_drop, adversarial: alpha of R-Drop, or epsilon of adversarial training; see
+                `aillm_tf.training.regularizers`. None: neither.
             jit_compile: XLA; "auto" is on GPUs only (TPUs always compile; on CPUs XLA trains slower).
         """
         if not hasattr(optimizer, "update") or not hasattr(optimizer, "local_step"):
@@ -178,16 +185,21 @@ class Task(keras.Model):
         for name, value in (("accumulate", accumulate), ("steps_per_execution", steps_per_execution)):
             if value < 1:
                 raise ValueError(f"{name} is {value}: give at least 1")
+        regularizers.check(self, r_drop, adversarial)
         super().compile(optimizer=optimizer, loss=None, jit_compile=False)
         with self.strategy.scope():
             optimizer.build(self.trainable_variables)
             self.guard = None if spike_guard is None else SpikeGuard(spike_guard)
         # keras.Model keeps steps_per_execution for its own loop
         self.accumulate, self.steps_per_execution, self.clip_norm = accumulate, steps_per_execution, clip_norm
+        self.r_drop, self.adversarial = r_drop, adversarial
         self._choose_compiler(jit_compile)
         self.train_function = self.test_function = None
 
     def _choose_compiler(self, jit_compile: bool | str) -> None:
+        if on_jax():  # always compiles
+            self.jit_compile, self.fuse_on_cpu = True, False
+            return
         gpus, tpus = (bool(tf.config.list_logical_devices(kind)) for kind in ("GPU", "TPU"))
         # under TPUStrategy everything is compiled already, and asking for it again fails
         self.jit_compile = gpus if jit_compile == "auto" else bool(jit_compile) and not tpus
@@ -246,6 +258,15 @@ class Task(keras.Model):
         sums, rows = loop.evaluate(self, x, verbose)
         scores = self.scores(sums, rows)
         return (scores, rows) if return_rows else scores
+
+    def tallies(self, rows: dict, x: Dataset) -> list[Tally]:
+        """What scores are made of, an example at a time: for intervals and comparisons of them.
+
+        Args:
+            rows: what `evaluate(x, return_rows=True)` gave beside the scores.
+            x: the data.
+        """
+        return []
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -322,7 +343,7 @@ class Task(keras.Model):
                 wanted = "pairs: answer([(text, pair), ...])" if pairs else "strings: answer([text, ...])"
                 raise TypeError(f"this task takes a list of {wanted}; {text!r} is not one")
         if self._answer is None:
-            self._answer = tf.function(self.answer_tensors, reduce_retracing=True)
+            self._answer = programs().make_answer_function(self)
         columns = list(zip(*texts, strict=True)) if pairs else [texts]
         # similar lengths together, so that little padding is computed
         order = sorted(range(len(texts)), key=lambda i: sum(len(column[i]) for column in columns))
@@ -332,7 +353,7 @@ class Task(keras.Model):
             features = self.features(*([column[i] for i in rows] for column in columns))
             with self.inference_precision():
                 outputs = self._answer({name: tf.constant(value) for name, value in features.items()})
-            outputs = {name: value.numpy() for name, value in self.serving_outputs(outputs).items()}
+            outputs = {name: np.asarray(value) for name, value in self.serving_outputs(outputs).items()}
             for row, answer in zip(rows, self.read_answers(outputs), strict=True):
                 answers[row] = answer
         return answers
@@ -399,7 +420,9 @@ class Task(keras.Model):
         Example:
             >>> model = TextClassifier.from_pretrained("runs/pretrain/model", labels=["no", "yes"])  # doctest: +SKIP
         """
-        return files.from_pretrained(cls, source, options)
+        task = files.from_pretrained(cls, source, options)
+        task.source = str(source)
+        return task
 
     @classmethod
     def checkpoint_options(cls, folder: Path, tokenizer: Tokenizer) -> dict:
@@ -440,7 +463,13 @@ class Task(keras.Model):
 
         Raises:
             FileExistsError, ExportError: see there.
+            RuntimeError: the backend of Keras is JAX.
         """
+        if on_jax():
+            raise RuntimeError(
+                "an export is made of TensorFlow's operations, and KERAS_BACKEND is jax: save the model (a recipe has, "
+                "in RUN/model), then run KERAS_BACKEND=tensorflow aillm export RUN"
+            )
         from aillm_tf.export.saved_model import export
 
         return export(self, folder, **options)

@@ -21,8 +21,10 @@ from aillm_tf.data.next_tokens import documents, joined, packed, random_blocks, 
 from aillm_tf.data.pipeline import Dataset
 from aillm_tf.data.shards import is_prepared, open_shards
 from aillm_tf.layers.vocabulary_loss import token_losses, vocabulary_loss
+from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.models.decoder import new_decoder
 from aillm_tf.tasks.generative import GenerativeTask
+from aillm_tf.tasks.token_loss import token_scores, token_tally
 
 
 class CausalLM(GenerativeTask):
@@ -115,26 +117,34 @@ class CausalLM(GenerativeTask):
             weights,
             label_smoothing=self.label_smoothing,
             z_loss=self.z_loss,
+            count_hits=False,
         )
         return sums["loss"], sums["weight"]
 
     def evaluation(self, batch: dict):
         targets, weights = self.targets(batch)
         losses, hits = token_losses(self.hidden(batch), self.backbone.logits, targets)
-        sums = {"loss": ops.sum(losses * weights), "hits": ops.sum(hits * weights), "weight": ops.sum(weights)}
+        rows = {"loss": losses * weights, "hits": hits * weights, "weight": weights}
+        rows = {name: ops.sum(values, axis=-1) for name, values in rows.items()}
         if "bytes" in batch:
-            sums["bytes"] = ops.sum(batch["bytes"] * batch["weight"])
+            rows["bytes"] = batch["bytes"] * batch["weight"]
+        sums = {name: ops.sum(values) for name, values in rows.items()}
         each = ops.where(weights > 0, -losses, float("nan"))
         room = ((0, 0), (0, self.max_length - ops.shape(each)[1]))
-        return sums, {"log_probabilities": ops.pad(each, room, constant_values=float("nan"))}
+        return sums, {**rows, "log_probabilities": ops.pad(each, room, constant_values=float("nan"))}
 
     def scores(self, sums: dict, rows: dict) -> dict[str, float]:
-        weight = max(sums["weight"], 1e-8)
-        loss = sums["loss"] / weight
-        scores = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": sums["hits"] / weight}
+        scores = token_scores(sums)
         if sums.get("bytes"):
             scores["bits_per_byte"] = sums["loss"] / math.log(2.0) / sums["bytes"]
         return scores
+
+    def tallies(self, rows: dict, x: Dataset) -> list[Tally]:
+        of = getattr(x, "text_of", np.arange(len(rows["loss"])))  # windows of one text are one example
+        named = {name: rows[name] for name in ("loss", "hits", "weight", "bytes") if name in rows}
+        found = {name: np.bincount(of, values) for name, values in named.items()}
+        # a text has as many bytes for any tokenizer
+        return [token_tally(found, [round(size, 2) for size in found["bytes"]] if "bytes" in found else None)]
 
     def prompts(self, features: dict, options):
         if self.prefix_lm:
@@ -167,7 +177,7 @@ class CausalLM(GenerativeTask):
             stride: for evaluation: targets of every row but the first of its text; what stands before them in the row
                 is context. Small strides give every token more context and cost more. None: rows do not overlap.
             text: name or number of the column.
-            on_bad: "raise" at a bad row, or "skip" it and count.
+            on_bad: "raise" at a bad row or shard, or "skip" it and count.
             encoding_errors: "replace" reads undecodable bytes as U+FFFD instead of calling the row bad.
             **batching: batch_size, tokens_per_batch, shuffle, seed, fixed_length: see `Task.batched`.
 
@@ -187,7 +197,8 @@ class CausalLM(GenerativeTask):
                 raise ValueError(f"{rows} holds packed rows: prefix_lm and stride need texts")
             batching.pop("fixed_length", None)  # its rows have one length
             keep = ("token_ids", "packed_ids", "positions", "bytes")
-            return open_shards(rows, tokenizer=self.tokenizer, max_length=self.max_length, keep=keep, **batching)
+            options = {"tokenizer": self.tokenizer, "max_length": self.max_length, "keep": keep, "on_bad": on_bad}
+            return open_shards(rows, **options, **batching)
         texts = read_texts(rows, whole=layout == "stream", text=text, on_bad=on_bad, encoding_errors=encoding_errors)
         ids, offsets, begun = documents(self.tokenizer, texts)
         sizes = np.array([len(text.encode()) for text in texts], "float32")
@@ -196,7 +207,7 @@ class CausalLM(GenerativeTask):
             offsets = np.array([0, len(ids)])
         if layout != "documents" and batching.get("fixed_length") is None:
             batching["fixed_length"] = True
-        noises = [random_prefix] if self.prefix_lm else []
+        of, noises = None, [random_prefix] if self.prefix_lm else []
         if layout == "stream" and batching.get("shuffle"):
             columns, noise = random_blocks(ids, self.max_length)
             noises.insert(0, noise)
@@ -208,7 +219,10 @@ class CausalLM(GenerativeTask):
                 columns = packed(columns, self.max_length)
         if noises:
             batching |= {"noise": _one_after_the_other(noises), "noise_name": repr((layout, self.prefix_lm))}
-        return self.batched(columns, **batching)
+        data = self.batched(columns, **batching)
+        if layout == "documents":
+            data.text_of = of
+        return data
 
 
 def _one_after_the_other(noises: list):

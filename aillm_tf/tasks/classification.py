@@ -15,6 +15,7 @@ from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.dropout import dropout, fold
 from aillm_tf.layers.feedforward import ACTIVATIONS
 from aillm_tf.metrics import classification as metrics
+from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.tasks.base import Task
 
 HEAD_SITE = 1 << 20  # above the seeds of any stack
@@ -134,20 +135,38 @@ class TextClassifier(Task):
         weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
         return batch["weight"] * ops.take(weights, batch["label"], axis=0)
 
+    def terms(self, logits, batch: dict):
+        """Sum of the losses of a batch, and of their weights."""
+        weights = self.row_weights(batch)
+        return ops.sum(self.losses(logits, batch["label"]) * weights), ops.sum(weights)
+
     def loss_terms(self, batch: dict, seed=None):
-        losses, weights = self.losses(self.logits(batch, seed), batch["label"]), self.row_weights(batch)
-        return ops.sum(losses * weights), ops.sum(weights)
+        return self.terms(self.logits(batch, seed), batch)
+
+    def log_distributions(self, logits, batch: dict):
+        """(rows, classes) float32, of several labels (rows, labels, 2), and the weight of each distribution."""
+        weights = self.row_weights(batch)
+        if not self.multi_label:
+            return ops.log_softmax(logits, axis=-1), weights
+        both = ops.stack([ops.log_sigmoid(logits), ops.log_sigmoid(-logits)], axis=-1)
+        return both, ops.expand_dims(weights, -1) / len(self.label_names)
 
     def evaluation(self, batch: dict):
-        logits, weights = self.logits(batch), self.row_weights(batch)
-        sums = {"loss": ops.sum(self.losses(logits, batch["label"]) * weights), "weight": ops.sum(weights)}
-        return sums, {"probabilities": self.probabilities(logits), "label": batch["label"]}
+        logits = self.logits(batch)
+        loss, weight = self.terms(logits, batch)
+        rows = {"probabilities": self.probabilities(logits), "label": batch["label"]}
+        return {"loss": loss, "weight": weight}, rows
 
     def scores(self, sums: dict, rows: dict) -> dict[str, float]:
         loss = {"loss": sums["loss"] / max(sums["weight"], 1e-8)}
         if self.multi_label:
             return {**loss, **metrics.multi_label_scores(rows["label"], rows["probabilities"] >= 0.5)}
         return {**loss, **metrics.classification_scores(rows["label"], rows["probabilities"].argmax(-1))}
+
+    def tallies(self, rows: dict, x: Dataset) -> list[Tally]:
+        if self.multi_label:
+            return [metrics.multi_label_tally(rows["label"], rows["probabilities"] >= 0.5, self.labels)]
+        return [metrics.classification_tally(rows["label"], rows["probabilities"].argmax(-1), self.labels)]
 
     def probabilities(self, logits):
         return ops.sigmoid(logits) if self.multi_label else ops.softmax(logits, axis=-1)
@@ -187,6 +206,7 @@ class TextClassifier(Task):
         pair: str | None = None,
         on_bad: str = "raise",
         encoding_errors: str = "strict",
+        balance: bool = False,
         **batching,
     ) -> Dataset:
         """Labelled texts as batches.
@@ -197,6 +217,7 @@ class TextClassifier(Task):
             text, label, pair: names or numbers of the columns.
             on_bad: "raise" at a bad row, or "skip" it and count.
             encoding_errors: "replace" reads undecodable bytes as U+FFFD instead of calling the row bad.
+            balance: an epoch has as many rows of every label, drawn anew each time: rows of rare labels several times.
             **batching: batch_size, tokens_per_batch, shuffle, seed, fixed_length: see `Task.batched`.
 
         Raises:
@@ -222,8 +243,10 @@ class TextClassifier(Task):
             )
         if (np.ndim(rows.label_ids) == 2) != self.multi_label:
             raise ValueError(f"the model has multi_label={self.multi_label}, the rows have labels of another kind")
+        if balance and self.multi_label:
+            raise ValueError("balance is for rows with one label each, the model has multi_label=True")
         encoded = self.tokenizer.encode(rows.texts, rows.pairs, max_length=self.max_length)
         columns = {"token_ids": Ragged(encoded.ids, encoded.offsets), "label": np.asarray(rows.label_ids)}
         if self.pair:
             columns["segment_ids"] = Ragged(encoded.segment_ids, encoded.offsets)
-        return self.batched(columns, **batching)
+        return self.batched(columns, balance="label" if balance else None, **batching)

@@ -89,6 +89,7 @@ def corpus(
             keep=keep,
             noise=noise,
             noise_name=noise_name,
+            on_bad=reading.get("on_bad", "raise"),
             **batching,
         )
     columns = text_columns(task.tokenizer, rows, task.max_length, **reading)
@@ -113,7 +114,7 @@ def sentence_rows(
         The rows, and (rows,) int64.
     """
     if is_prepared(rows):
-        ids, documents = open_shards(rows, tokenizer=tokenizer).segments()
+        ids, documents = open_shards(rows, tokenizer=tokenizer, on_bad=reading.get("on_bad", "raise")).segments()
     else:
         encoded = tokenizer.encode(texts_of(rows, **reading))
         ids, documents = encoded.ids, encoded.offsets

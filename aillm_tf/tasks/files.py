@@ -1,6 +1,7 @@
 """Tasks on disk: the folder that `Task.save` writes, and a task made from it or from a pretrained checkpoint.
 
-A folder is task.json (class, config, options), model.safetensors (our names) and the tokenizer's files.
+A folder is task.json (class, config, options), model.safetensors (our names) and the tokenizer's files. Of a task with
+LoRA adapters the weights have them merged; adapter.safetensors beside them is what was trained, see `adapters.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from aillm_tf.files import write_atomic
+from aillm_tf.layers.lora import adapted, merged
 from aillm_tf.layers.naming import variables_by_name
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.text.tokenizer import Tokenizer
@@ -22,6 +24,9 @@ TASKS = {
     "Autoencoder": "aillm_tf.tasks.autoencoder",
     "CausalLM": "aillm_tf.tasks.causal_lm",
     "Denoising": "aillm_tf.tasks.denoising",
+    "Dialogue": "aillm_tf.tasks.dialogue",
+    "DialogueResponses": "aillm_tf.tasks.dialogue_responses",
+    "PreferenceTuning": "aillm_tf.tasks.dpo",
     "MaskedLM": "aillm_tf.tasks.masked_lm",
     "MultiTask": "aillm_tf.tasks.multitask",
     "NextSentence": "aillm_tf.tasks.sentence_order",
@@ -35,6 +40,7 @@ TASKS = {
     "Translation": "aillm_tf.tasks.translation",
     "TokenClassifier": "aillm_tf.tasks.tagging",
 }
+ADAPTER = "adapter.safetensors"
 OF_THE_BACKBONE = ("dropout", "attention_dropout", "remat")  # options of a task that change its config
 
 
@@ -48,10 +54,15 @@ def save(task, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # without task.json, which comes last, a half-written folder does not load
     (folder / "task.json").unlink(missing_ok=True)
+    (folder / ADAPTER).unlink(missing_ok=True)
     task.tokenizer.save(folder)
     partial = folder / "model.safetensors.part"
-    save_file(_arrays(task), partial)
+    save_file(arrays_of(task), partial)
     partial.replace(folder / "model.safetensors")
+    if adapted(task.backbone):
+        from aillm_tf.tasks.adapters import save_adapter
+
+        save_adapter(task, folder / ADAPTER)
     facts = {"task": type(task).__name__, "config": task.config.to_dict(), "options": task.options()}
     write_atomic(folder / "task.json", json.dumps(facts, indent=2, ensure_ascii=False))
 
@@ -64,7 +75,7 @@ def save_huggingface(task, folder: str | Path) -> None:
     save_pretrained(
         folder,
         task.config,
-        _arrays(task),
+        arrays_of(task),
         task.tokenizer,
         head=task.huggingface_head,
         labels=getattr(task, "labels", None),
@@ -129,10 +140,12 @@ def from_saved(cls: type, folder: Path, options: dict):
             )
         # other objectives: heads that were not there start anew
         same = same and list(saved.get("objectives", ())) == list(options.get("objectives", ()))
-    return filled(
+    task = filled(
         lambda: cls(config, tokenizer, **options),
         lambda task: assign_arrays(variables_by_name(task), arrays, folder, strict=same),
     )
+    task.source = str(folder)
+    return task
 
 
 def from_pretrained(cls: type, source: str, options: dict):
@@ -179,5 +192,8 @@ def _split(options: dict) -> tuple[dict, dict]:
     return {name: value for name, value in options.items() if name not in changes}, changes
 
 
-def _arrays(task) -> dict[str, np.ndarray]:
-    return {name: ops.convert_to_numpy(variable) for name, variable in variables_by_name(task).items()}
+def arrays_of(task) -> dict[str, np.ndarray]:
+    """The weights by our names, those of LoRA adapters merged."""
+    with merged(task):
+        variables = {name: v for name, v in variables_by_name(task).items() if "/lora/" not in name}
+        return {name: ops.convert_to_numpy(variable) for name, variable in variables.items()}

@@ -24,6 +24,7 @@ from aillm_tf.generation.options import GenerationOptions
 from aillm_tf.generation.stream import first_stop, stream_text, tokens_until_stop
 from aillm_tf.models.encoder_decoder import EncoderDecoder
 from aillm_tf.tasks.base import Task
+from aillm_tf.training.strategy import on_jax
 
 STEPS = 16  # between two looks for stop strings
 
@@ -100,7 +101,17 @@ class GenerativeTask(Task):
 
     @property
     def generator(self) -> Generator:
-        """What decodes, with the graphs made so far."""
+        """What decodes, with the graphs made so far.
+
+        Raises:
+            RuntimeError: the backend of Keras is JAX.
+        """
+        if on_jax():
+            raise RuntimeError(
+                "text is written by TensorFlow's graphs, and KERAS_BACKEND is jax: save the model (a recipe has, in "
+                "RUN/model), then run KERAS_BACKEND=tensorflow aillm generate RUN; a recipe that scores what it writes "
+                "goes on to its scores when the same command is run with KERAS_BACKEND=tensorflow"
+            )
         if self._generator is None:
             self._generator = Generator(self.backbone)
         return self._generator
@@ -119,9 +130,7 @@ class GenerativeTask(Task):
         """
         if isinstance(texts, str):
             raise TypeError("answer takes a list of strings, not one string")
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"this task takes a list of strings: answer([text, ...]); {text!r} is not one")
+        self.check_texts(texts)
         chosen = self.generation_options(**options)
         answers: list = [None] * len(texts)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -134,6 +143,12 @@ class GenerativeTask(Task):
                 answers[row] = {**first, "alternatives": others} if others else first
         return answers
 
+    def check_texts(self, texts: Sequence) -> None:
+        """Raises TypeError where one of these is not what `answer` takes."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"this task takes a list of strings: answer([text, ...]); {text!r} is not one")
+
     def generate(self, texts: Sequence[str], options: GenerationOptions | None = None) -> Generated:
         """The new tokens of texts with their log-probabilities, `num_return_sequences` rows for each text.
 
@@ -142,7 +157,7 @@ class GenerativeTask(Task):
             options: how; the task's own by default.
         """
         options = self.generation_options() if options is None else options
-        prompts, source = self._host_prompts(texts, options)
+        prompts, source = self.host_prompts(texts, options)
         generator = self.generator
         with self.inference_precision():
             if not options.stop_strings or options.strategy == "beam":
@@ -171,7 +186,7 @@ class GenerativeTask(Task):
             Pieces that put together are the "text" that `answer` gives.
         """
         chosen = self.generation_options(**options, num_return_sequences=1)
-        prompts, source = self._host_prompts([text], chosen)
+        prompts, source = self.host_prompts([text], chosen)
         tokens = self.generator.stream(prompts, chosen, source=source)
 
         def ids():
@@ -184,7 +199,8 @@ class GenerativeTask(Task):
 
         yield from stream_text(ids(), self.target_tokenizer, chosen.stop_ids, chosen.stop_strings)
 
-    def _host_prompts(self, texts: Sequence[str], options: GenerationOptions):
+    def host_prompts(self, texts: Sequence, options: GenerationOptions) -> tuple[list[np.ndarray], dict | None]:
+        """What a `Generator` goes on from: the prompt of every text, and the source of an encoder or None."""
         features = {name: tf.constant(array) for name, array in self.features(texts).items()}
         ids, lengths, source = self.prompts(features, options)
         prompts = loop.trimmed(ids.numpy(), lengths.numpy())

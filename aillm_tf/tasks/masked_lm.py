@@ -6,7 +6,6 @@ masked positions alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -20,9 +19,9 @@ from aillm_tf.layers.base import Layer
 from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.feedforward import ACTIVATIONS
 from aillm_tf.layers.normalization import norm_layer
-from aillm_tf.layers.vocabulary_loss import vocabulary_loss
 from aillm_tf.tasks.base import Task
 from aillm_tf.tasks.corpus import corpus
+from aillm_tf.tasks.token_loss import TokenLoss
 
 
 class MaskedLMHead(Layer):
@@ -45,7 +44,7 @@ class MaskedLMHead(Layer):
         return embeddings.logits(self.norm(self.activation(self.transform(hidden)))) + self.bias
 
 
-class MaskedLM(Task):
+class MaskedLM(TokenLoss, Task):
     """BERT's pretraining objective.
 
     Args:
@@ -105,28 +104,15 @@ class MaskedLM(Task):
             hidden = ops.take_along_axis(hidden, ops.expand_dims(positions, -1), axis=1)
         return self.scores_of(hidden)
 
-    def sums(self, batch: dict, seed=None) -> dict:
-        """{"loss", "weight", "hits"} over the predictions of a batch, float32 scalars."""
+    def predictions(self, batch: dict, seed=None) -> tuple:
         hidden = self.backbone(batch, seed=seed)
         hidden = ops.take_along_axis(hidden, ops.expand_dims(batch["target_positions"], -1), axis=1)
         weights = batch["target_weights"] * ops.expand_dims(batch["weight"], -1)
-        return vocabulary_loss(hidden, self.scores_of, batch["targets"], weights)
+        return hidden, batch["targets"], weights
 
     def scores_of(self, hidden):
         """(..., hidden) -> (..., vocabulary) float32."""
         return self.mlm(hidden, embeddings=self.backbone.embeddings)
-
-    def loss_terms(self, batch: dict, seed=None):
-        sums = self.sums(batch, seed)
-        return sums["loss"], sums["weight"]
-
-    def evaluation(self, batch: dict):
-        return self.sums(batch), {}
-
-    def scores(self, sums: dict, rows: dict) -> dict[str, float]:
-        weight = max(sums["weight"], 1e-8)
-        loss = sums["loss"] / weight
-        return {"loss": loss, "accuracy": sums["hits"] / weight, "perplexity": math.exp(min(loss, 700.0))}
 
     # The five likeliest tokens for every [MASK] of a text -------------------------------------------------------
 

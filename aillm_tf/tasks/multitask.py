@@ -20,6 +20,7 @@ from aillm_tf.data.mixture import Mixture
 from aillm_tf.data.pipeline import Dataset
 from aillm_tf.layers.base import Layer
 from aillm_tf.layers.naming import variables_by_name
+from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.models.decoder import new_decoder
 from aillm_tf.models.encoder import Encoder
 from aillm_tf.models.encoder_decoder import EncoderDecoder
@@ -182,6 +183,13 @@ class MultiTask(Task):
                 rows.update({f"{name}_{column}": values for column, values in of_rows.items()})
         return (scores, rows) if return_rows else scores
 
+    def tallies(self, rows: dict, x: Mixture) -> list[Tally]:
+        found = []
+        for name, task in self.objectives.tasks.items():
+            own = {key.removeprefix(f"{name}_"): values for key, values in rows.items() if key.startswith(f"{name}_")}
+            found += [tally.renamed(f"{name}_") for tally in task.tallies(own, x.parts[name])]
+        return found
+
     def dataset(
         self,
         rows: Any,
@@ -233,7 +241,7 @@ class MultiTask(Task):
         if ours.backbone is not self.backbone:
             config = config.replace(decoder_layers=0, decoder_vocab_size=None)
         made = type(ours)(config, self.tokenizer, **ours.options(), dtype=self.dtype_policy.name, seed=self.seed)
-        values = variables_by_name(self)
+        values = files.arrays_of(self)
         for variable_name, variable in variables_by_name(made).items():
             shared = variable_name.startswith("backbone/")
             variable.assign(values[variable_name if shared else f"objectives/{name}/{variable_name}"])

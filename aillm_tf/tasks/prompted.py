@@ -14,6 +14,7 @@ from aillm_tf.data.parallel import Parallel, read_parallel
 from aillm_tf.data.pipeline import Dataset, Ragged
 from aillm_tf.data.rows import around
 from aillm_tf.generation.options import GenerationOptions
+from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.tasks.causal_lm import CausalLM
 from aillm_tf.tasks.generative import GraphTexts
 from aillm_tf.tasks.text_scores import TextScores
@@ -80,6 +81,11 @@ class PromptedSummarization(TextScores, CausalLM):
         from aillm_tf.metrics.summaries import summary_scores
 
         return summary_scores(written, references)
+
+    def text_tally(self, written: Sequence[str], references: Sequence[Sequence[str]]) -> Tally:
+        from aillm_tf.metrics.summaries import summary_tally
+
+        return summary_tally(written, references)
 
     # What it goes on from -------------------------------------------------------------------------------------
 

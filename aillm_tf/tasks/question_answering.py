@@ -28,6 +28,7 @@ from aillm_tf.data.windows import (
 )
 from aillm_tf.layers.dense import Dense
 from aillm_tf.metrics import squad as metrics
+from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.tasks.answer_spans import LOW, best_answers, candidates, in_chunks
 from aillm_tf.tasks.base import Task
 
@@ -117,15 +118,29 @@ class QuestionAnswering(Task):
 
     def losses(self, logits, batch: dict):
         """Mean cross-entropy of start and end over the tokens of a row, (batch,) float32."""
-        padding = ops.cast(batch["valid"], "float32") - 1.0
-        logits = logits - LOW * ops.expand_dims(padding, -1)
+        logits = self.among_tokens(logits, batch)
         targets = ops.stack([batch["start"], batch["end"]], axis=-1)  # (batch, 2)
         target = ops.take_along_axis(logits, ops.expand_dims(targets, 1), axis=1)[:, 0]
         return ops.mean(ops.logsumexp(logits, axis=1) - target, axis=-1)
 
-    def loss_terms(self, batch: dict, seed=None):
-        losses, weights = self.losses(self.logits(batch, seed), batch), batch["weight"] * batch["learned"]
+    def among_tokens(self, logits, batch: dict):
+        """Logits (batch, length, 2) that are low at padding."""
+        padding = ops.cast(batch["valid"], "float32") - 1.0
+        return logits - LOW * ops.expand_dims(padding, -1)
+
+    def terms(self, logits, batch: dict):
+        """Sum of the losses of a batch, and of their weights."""
+        losses, weights = self.losses(logits, batch), batch["weight"] * batch["learned"]
         return ops.sum(losses * weights), ops.sum(weights)
+
+    def loss_terms(self, batch: dict, seed=None):
+        return self.terms(self.logits(batch, seed), batch)
+
+    def log_distributions(self, logits, batch: dict):
+        """(rows, 2, length) float32 of start and end, and the weight of each in the loss (rows, 2)."""
+        edges = ops.transpose(self.among_tokens(logits, batch), (0, 2, 1))
+        weights = 0.5 * batch["weight"] * batch["learned"]
+        return ops.log_softmax(edges, axis=-1), ops.stack([weights, weights], axis=-1)
 
     # How it answers ---------------------------------------------------------------------------------------------
 
@@ -269,9 +284,8 @@ class QuestionAnswering(Task):
 
     def evaluation(self, batch: dict):
         logits = self.logits(batch)
-        weights = batch["weight"] * batch["learned"]
-        sums = {"loss": ops.sum(self.losses(logits, batch) * weights), "weight": ops.sum(weights)}
-        return sums, candidates(logits, batch["role"], self.max_answer_length, self.n_best)
+        loss, weight = self.terms(logits, batch)
+        return {"loss": loss, "weight": weight}, candidates(logits, batch["role"], self.max_answer_length, self.n_best)
 
     def scores(self, sums: dict, rows: dict) -> dict[str, float]:
         return {"loss": sums["loss"] / max(sums["weight"], 1e-8)}
@@ -327,6 +341,9 @@ class QuestionAnswering(Task):
                 [(text[a:b], float(p)) for a, b, p in zip(*column, strict=True) if p > 0] for text, *column in columns
             ],
         }
+
+    def tallies(self, rows: dict, x: Dataset) -> list[Tally]:
+        return [metrics.answer_tally(rows["exact"], rows["f1"], x.asked.questions.golds, rows["id"])]
 
     def tune(self, data: Dataset, verbose="auto") -> float:
         """Chooses the threshold on the probability of no answer that gives the best F1.

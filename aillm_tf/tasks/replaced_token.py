@@ -10,7 +10,6 @@ https://arxiv.org/abs/2003.10555
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,9 +24,10 @@ from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.dropout import fold
 from aillm_tf.layers.feedforward import ACTIVATIONS
 from aillm_tf.layers.masks import attention_bias
-from aillm_tf.layers.naming import variables_by_name
 from aillm_tf.layers.transformer import Stack
-from aillm_tf.layers.vocabulary_loss import SCORES, vocabulary_loss
+from aillm_tf.layers.vocabulary_loss import SCORES, token_losses, vocabulary_loss
+from aillm_tf.metrics.bootstrap import Scores, Tally, ratio
+from aillm_tf.tasks import files
 from aillm_tf.tasks.base import Task
 from aillm_tf.tasks.corpus import corpus
 from aillm_tf.tasks.masked_lm import MaskedLMHead, masking
@@ -185,7 +185,7 @@ class ReplacedToken(Task):
 
         # chunk by chunk, as the loss: each gives its places of the whole, and zeros elsewhere
         chunk = max(128, SCORES // self.config.vocab_size)
-        count = ops.maximum(0, tokens - 1) // chunk
+        count = (max(0, tokens - 1) if isinstance(tokens, int) else ops.maximum(0, tokens - 1)) // chunk
         tensors = (hidden, draws, ops.arange(tokens))
         found = drawn(*(x[count * chunk :] for x in tensors))
         found = fast.sum_of_chunks(drawn, tensors, chunk, count, found)
@@ -195,14 +195,17 @@ class ReplacedToken(Task):
         """(..., hidden of the generator) -> (..., vocabulary) float32."""
         return self.generator.mlm(hidden, embeddings=self.backbone.embeddings)
 
-    def sums(self, batch: dict, seed=None) -> dict:
-        """Float32 sums over a batch of what `loss_terms` and `scores` are made of."""
+    def terms(self, batch: dict, seed=None) -> tuple[tuple, dict]:
+        """What `loss_terms` and `scores` are made of.
+
+        Returns:
+            Hidden states, targets and weights of the generator's predictions, as `vocabulary_loss` takes them; and what
+            the discriminator did with the result, (batch,) float32 each.
+        """
         at, row = batch["target_positions"], ops.expand_dims(batch["weight"], -1)
         predicted = batch["target_weights"] * row  # (batch, predictions)
         hidden = self.generator(batch, embeddings=self.backbone.embeddings, seed=seed)
         hidden = ops.take_along_axis(hidden, ops.expand_dims(at, -1), axis=1)
-        generator = vocabulary_loss(hidden, self.scores_of, batch["targets"], predicted)
-
         # the original row with the guesses in the gaps
         guesses = self.guesses(hidden, batch["draws"])
         length = ops.shape(batch["original_ids"])[1]
@@ -220,40 +223,54 @@ class ReplacedToken(Task):
         real = ops.cast(batch["valid"], "float32")
         tokens, predictions = ops.sum(real, axis=1), ops.sum(predicted, axis=1)
         per_token = real * ops.expand_dims(predictions / ops.maximum(tokens, 1.0), -1)
-        real = real * row
+        real = real * row  # (batch, length)
         found = ops.cast(logits > 0, "float32")
-        return {
-            "generator_loss": generator["loss"],
-            "generator_hits": generator["hits"],
-            "predictions": generator["weight"],
-            "scaled_loss": ops.sum(losses * per_token),
-            "discriminator_loss": ops.sum(losses * real),
-            "hits": ops.sum(ops.cast(ops.equal(found, replaced), "float32") * real),
-            "replaced": ops.sum(replaced * real),
-            "found": ops.sum(replaced * found * real),
-            "tokens": ops.sum(real),
+        rows = {
+            "scaled_loss": losses * per_token,
+            "discriminator_loss": losses * real,
+            "hits": ops.cast(ops.equal(found, replaced), "float32") * real,
+            "replaced": replaced * real,
+            "found": replaced * found * real,
+            "tokens": real,
         }
+        rows = {name: ops.sum(values, axis=-1) for name, values in rows.items()}
+        return (hidden, batch["targets"], predicted), rows
 
     def loss_terms(self, batch: dict, seed=None):
-        sums = self.sums(batch, seed)
-        return sums["generator_loss"] + self.discriminator_weight * sums["scaled_loss"], sums["predictions"]
+        (hidden, targets, weights), rows = self.terms(batch, seed)
+        generator = vocabulary_loss(hidden, self.scores_of, targets, weights, count_hits=False)
+        return generator["loss"] + self.discriminator_weight * ops.sum(rows["scaled_loss"]), generator["weight"]
 
     def evaluation(self, batch: dict):
-        return self.sums(batch), {}
+        (hidden, targets, weights), rows = self.terms(batch)
+        losses, hits = token_losses(hidden, self.scores_of, targets)
+        generator = {"generator_loss": losses * weights, "generator_hits": hits * weights, "predictions": weights}
+        rows |= {name: ops.sum(values, axis=-1) for name, values in generator.items()}
+        return {name: ops.sum(values) for name, values in rows.items()}, rows
 
     def scores(self, sums: dict, rows: dict) -> dict[str, float]:
-        predictions, tokens = max(sums["predictions"], 1e-8), max(sums["tokens"], 1e-8)
-        generator = sums["generator_loss"] / predictions
+        return {name: float(value) for name, value in self._scores(sums).items()}
+
+    def _scores(self, sums: dict) -> dict:
+        generator = ratio(sums["generator_loss"], sums["predictions"])
         return {
-            "loss": generator + self.discriminator_weight * sums["scaled_loss"] / predictions,
-            "perplexity": math.exp(min(generator, 700.0)),  # of the generator
-            "accuracy": sums["hits"] / tokens,
+            "loss": generator + self.discriminator_weight * ratio(sums["scaled_loss"], sums["predictions"]),
+            "perplexity": np.exp(np.minimum(generator, 700.0)),  # of the generator
+            "accuracy": ratio(sums["hits"], sums["tokens"]),
             "generator_loss": generator,
-            "generator_accuracy": sums["generator_hits"] / predictions,
-            "discriminator_loss": sums["discriminator_loss"] / tokens,
-            "replaced_share": sums["replaced"] / tokens,
-            "replaced_found": sums["found"] / max(sums["replaced"], 1e-8),
+            "generator_accuracy": ratio(sums["generator_hits"], sums["predictions"]),
+            "discriminator_loss": ratio(sums["discriminator_loss"], sums["tokens"]),
+            "replaced_share": ratio(sums["replaced"], sums["tokens"]),
+            "replaced_found": ratio(sums["found"], sums["replaced"]),
         }
+
+    def tallies(self, rows: dict, x: Dataset) -> list[Tally]:
+        names = [name for name in rows if name != "row"]
+
+        def scores(sums: np.ndarray) -> Scores:
+            return self._scores(dict(zip(names, np.moveaxis(sums, -1, 0), strict=True)))
+
+        return [Tally(np.stack([rows[name] for name in names], -1).astype(float), scores, rows["predictions"].tolist())]
 
     # The probability of every token that it was replaced ------------------------------------------------------------
 
@@ -315,7 +332,6 @@ class ReplacedToken(Task):
         """
         from aillm_tf.weights.saving import save_pretrained
 
-        arrays = {name: ops.convert_to_numpy(v) for name, v in variables_by_name(self).items()}
-        kept = {name: array for name, array in arrays.items() if not name.startswith("generator/")}
+        kept = {name: array for name, array in files.arrays_of(self).items() if not name.startswith("generator/")}
         config = self.config.replace(model_type="electra")
         save_pretrained(folder, config, kept, self.tokenizer, head=self.huggingface_head)

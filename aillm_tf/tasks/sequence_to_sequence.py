@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +20,10 @@ from keras import ops
 from aillm_tf.data.parallel import Parallel, read_parallel
 from aillm_tf.data.pipeline import Dataset, Ragged
 from aillm_tf.generation.options import GenerationOptions
-from aillm_tf.layers.vocabulary_loss import vocabulary_loss
 from aillm_tf.models.encoder_decoder import EncoderDecoder
 from aillm_tf.tasks.generative import GenerativeTask
 from aillm_tf.tasks.text_scores import TextScores
+from aillm_tf.tasks.token_loss import TokenLoss
 from aillm_tf.text.tokenizer import Tokenizer
 
 TARGET_FOLDER = "target"  # of the target's tokenizer, within that of a task, where it is another one
@@ -32,7 +31,7 @@ TARGET_FOLDER = "target"  # of the target's tokenizer, within that of a task, wh
 logger = logging.getLogger("aillm_tf")
 
 
-class SequenceToSequence(TextScores, GenerativeTask):
+class SequenceToSequence(TextScores, TokenLoss, GenerativeTask):
     """An encoder-decoder that learns to write the target of every source.
 
     Args:
@@ -111,23 +110,17 @@ class SequenceToSequence(TextScores, GenerativeTask):
         """(batch, target, vocabulary) float32: scores of the token that follows each of "target_ids"."""
         return self.backbone.logits(self.backbone(features, seed=seed))
 
-    def sums(self, batch: dict, seed=None, **options) -> dict:
-        """{"loss", "weight", "hits"} over the targets of a batch, float32 scalars; options of `vocabulary_loss`."""
-        hidden = self.backbone(batch, seed=seed)
+    def scores_of(self, hidden):
+        """(..., hidden) -> (..., vocabulary) float32."""
+        return self.backbone.logits(hidden)
+
+    def predictions(self, batch: dict, seed=None) -> tuple:
         weights = batch["target_weights"] * ops.expand_dims(batch["weight"], -1)
-        return vocabulary_loss(hidden, self.backbone.logits, batch["targets"], weights, **options)
+        return self.backbone(batch, seed=seed), batch["targets"], weights
 
     def loss_terms(self, batch: dict, seed=None):
         sums = self.sums(batch, seed, label_smoothing=self.label_smoothing, count_hits=False)
         return sums["loss"], sums["weight"]
-
-    def evaluation(self, batch: dict):
-        return self.sums(batch), {}
-
-    def scores(self, sums: dict, rows: dict) -> dict[str, float]:
-        weight = max(sums["weight"], 1e-8)
-        loss = sums["loss"] / weight
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": sums["hits"] / weight}
 
     # Data -------------------------------------------------------------------------------------------------------
 

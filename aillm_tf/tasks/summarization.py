@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.tasks.sequence_to_sequence import SequenceToSequence
 
 
@@ -27,3 +28,8 @@ class Summarization(SequenceToSequence):
         from aillm_tf.metrics.summaries import summary_scores
 
         return summary_scores(written, references)
+
+    def text_tally(self, written: Sequence[str], references: Sequence[Sequence[str]]) -> Tally:
+        from aillm_tf.metrics.summaries import summary_tally
+
+        return summary_tally(written, references)

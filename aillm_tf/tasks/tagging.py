@@ -15,11 +15,13 @@ from aillm_tf.data.tagged_rows import LabelIds, pieces_of, special_tokens_around
 from aillm_tf.layers.crf import CRF
 from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.dropout import dropout, fold
-from aillm_tf.metrics.entities import entity_scores
+from aillm_tf.metrics.bootstrap import Tally
+from aillm_tf.metrics.entities import entity_scores, entity_tally
 from aillm_tf.tasks.base import Task
 from aillm_tf.tasks.classification import HEAD_SITE
 from aillm_tf.tasks.tagging_graph import cut_windows, entities_of, unit_features, unit_values
 from aillm_tf.text.graph_alignment import WordAlignment, word_alignment
+from aillm_tf.training.step import programs
 
 TOKENS_AT_ONCE = 1 << 14  # of texts answered together, with padding
 
@@ -109,6 +111,14 @@ class TokenClassifier(Task):
         hidden = dropout(hidden, self.config.dropout, fold(seed, HEAD_SITE))
         return self.tagger(hidden)  # in float32: rounded logits would tie
 
+    def word_weights(self, targets):
+        """(batch, length) float32: the class weight of every token that has a label, 0 elsewhere."""
+        scored = ops.cast(targets > 0, "float32")
+        if self.class_weights is None:
+            return scored
+        weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
+        return scored * ops.take(weights, ops.maximum(targets - 1, 0), axis=0)
+
     def losses(self, logits, targets):
         """The loss of every row, and the weight of the words in it, each (batch,) float32.
 
@@ -116,20 +126,24 @@ class TokenClassifier(Task):
             logits: (batch, length, labels) float32.
             targets: (batch, length) int32, 1 + the number of the label, 0 where there is none.
         """
-        scored = ops.cast(targets > 0, "float32")
-        labels = ops.maximum(targets - 1, 0)
+        scored, labels = self.word_weights(targets), ops.maximum(targets - 1, 0)
         if self.has_crf:
             return -self.crf.log_likelihood(logits, labels, scored), ops.sum(scored, axis=1)
-        if self.class_weights is not None:
-            weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
-            scored = scored * ops.take(weights, labels, axis=0)
         picked = ops.one_hot(labels, len(self.label_ids.labels), dtype="float32")
         losses = -ops.sum(picked * ops.log_softmax(logits, axis=-1), axis=-1)
         return ops.sum(losses * scored, axis=1), ops.sum(scored, axis=1)
 
-    def loss_terms(self, batch: dict, seed=None):
-        losses, weights = self.losses(self.logits(batch, seed), batch["targets"])
+    def terms(self, logits, batch: dict):
+        """Sum of the losses of a batch, and of their weights."""
+        losses, weights = self.losses(logits, batch["targets"])
         return ops.sum(losses * batch["weight"]), ops.sum(weights * batch["weight"])
+
+    def loss_terms(self, batch: dict, seed=None):
+        return self.terms(self.logits(batch, seed), batch)
+
+    def log_distributions(self, logits, batch: dict):
+        """(rows, length, labels) float32, and the weight of each token in the loss (rows, length)."""
+        return ops.log_softmax(logits, axis=-1), self.word_weights(batch["targets"]) * batch["weight"][:, None]
 
     def evaluation(self, batch: dict):
         logits = self.logits(batch)
@@ -137,8 +151,8 @@ class TokenClassifier(Task):
         sums = {"loss": ops.sum(losses * batch["weight"]), "weight": ops.sum(weights * batch["weight"])}
         predicted = self.best_labels(logits, batch["words"])
         # Batches are of different lengths, what comes of them is not.
-        predicted = tf.pad(predicted, [[0, 0], [0, self.max_length - tf.shape(predicted)[1]]])
-        return sums, {"predicted": tf.ensure_shape(predicted, [None, self.max_length]), "loss": losses}
+        predicted = ops.pad(predicted, ((0, 0), (0, self.max_length - ops.shape(predicted)[1])))
+        return sums, {"predicted": ops.reshape(predicted, (-1, self.max_length)), "loss": losses}
 
     def best_labels(self, logits, words):
         """(batch, length) int32 from logits, and flags (batch, length) of the tokens that have labels."""
@@ -171,6 +185,9 @@ class TokenClassifier(Task):
         losses = np.bincount(x.alignment.sentences, rows["loss"], len(x.tagged))
         found = {"targets": x.tagged.tags, "predicted": predicted, "loss": losses}
         return (scores, found) if return_rows else scores
+
+    def tallies(self, rows: dict, x: Dataset) -> list[Tally]:
+        return [entity_tally(rows["targets"], rows["predicted"])]
 
     def dataset(
         self,
@@ -244,7 +261,7 @@ class TokenClassifier(Task):
             if is_raw != raw[0] or not (is_raw or all(isinstance(token, str) and token for token in text)):
                 raise TypeError(f"answer takes strings, or lists of tokens none of which is empty: {text!r:.80}")
         if self._answer is None:
-            self._answer = tf.function(self.answer_tensors, reduce_retracing=True)
+            self._answer = programs().make_answer_function(self)
         lengths = [len(text) if is_raw else sum(map(len, text)) for text, is_raw in zip(texts, raw, strict=True)]
         # Similar lengths together, so that little padding is computed.
         order = sorted(range(len(texts)), key=lambda i: lengths[i])
@@ -257,7 +274,7 @@ class TokenClassifier(Task):
             features = self.features(chosen)
             with self.inference_precision():
                 tensors = self._answer({name: tf.constant(value) for name, value in features.items()})
-            outputs = {name: value.numpy() for name, value in self.serving_outputs(tensors).items()}
+            outputs = {name: np.asarray(value) for name, value in self.serving_outputs(tensors).items()}
             if not raw[0]:
                 outputs["tags"] = self._tag_names(tensors["tags"]).numpy()
             for row, text, answer in zip(rows, chosen, self.read_answers(outputs), strict=True):

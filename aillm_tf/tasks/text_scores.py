@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from aillm_tf.data.pipeline import Dataset
+from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.training.loop import watched
 
 
@@ -16,6 +17,14 @@ class TextScores:
     def text_scores(self, written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """What the field's metrics say of written texts, each with its references."""
         return {}
+
+    def text_tally(self, written: Sequence[str], references: Sequence[Sequence[str]]) -> Tally | None:
+        """The same, a text at a time; None where there is no such metric."""
+        return None
+
+    def tallies(self, rows: dict, x: Dataset) -> list[Tally]:
+        of_texts = self.text_tally(rows["written"], x.texts.references) if "written" in rows else None
+        return [*super().tallies(rows, x), *([] if of_texts is None else [of_texts])]
 
     def write(self, texts: Sequence[str], *, batch_size: int = 64, verbose="auto", **options) -> list[str]:
         """The texts alone of `answer`, with a progress bar.
@@ -45,4 +54,5 @@ class TextScores:
             with self.averaged():
                 written = self.write(x.texts.sources, verbose=verbose)
             scores |= self.text_scores(written, x.texts.references)
+            rows["written"] = written
         return (scores, rows) if return_rows else scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.tasks.sequence_to_sequence import SequenceToSequence
 from aillm_tf.text.tokenizer import Tokenizer
 
@@ -51,3 +52,8 @@ class Translation(SequenceToSequence):
         from aillm_tf.metrics.translation import translation_scores
 
         return translation_scores(written, references).scores
+
+    def text_tally(self, written: Sequence[str], references: Sequence[Sequence[str]]) -> Tally:
+        from aillm_tf.metrics.translation import translation_tally
+
+        return translation_tally(written, references)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import tensorflow as tf
+import keras
+from keras import ops
 
 from aillm_tf.layers import fast
 from aillm_tf.layers.naming import variables_by_name
-from aillm_tf.training.step import dropout_seed
+from aillm_tf.training.step import programs
 
 
 def first_not_finite(task, data, step: int) -> str:
@@ -31,15 +32,10 @@ def first_not_finite(task, data, step: int) -> str:
     for name, variable in variables_by_name(task).items():
         if bad := _bad(variable):
             return f"the weight {name} had {bad} before the step"
-    total, micro = task.strategy.num_replicas_in_sync, task.accumulate
-    for replica in range(total):
-        slices = data.batches(step, step + 1, replicas=range(replica, replica + 1), total=total, micro=micro)
-        batch = next(iter(slices))
-        for part in range(micro):
-            cut = {name: tf.split(x, micro)[part] for name, x in batch.items()}
-            found = _in_part(task, cut, dropout_seed(data.seed, step, replica, part))
-            if found:
-                return f"{found}, in part {replica * micro + part + 1} of {total * micro} of the batch"
+    parts = list(programs().parts_of_step(task, data, step))
+    for number, (batch, seed) in enumerate(parts, start=1):
+        if found := _in_part(task, batch, seed):
+            return f"{found}, in part {number} of {len(parts)} of the batch"
     return "computed again, layer by layer, every tensor is finite: the graph's own rounding or a device's fault"
 
 
@@ -47,15 +43,14 @@ def _in_part(task, batch: dict, seed) -> str:
     for name, x in batch.items():
         if bad := _bad(x):
             return f"the batch's column {name} has {bad}"
-    with fast.fused(task.fuse_on_cpu), _watched(task) as outputs, tf.GradientTape() as tape:
+    with fast.fused(task.fuse_on_cpu), _watched(task) as outputs:
         loss, _ = task.loss_terms(batch, seed=seed)
     if outputs:
         return outputs[0]
     if _bad(loss):
         return "the loss itself; all layers before it are finite"
     names = [variable.path.partition("/")[2] for variable in task.trainable_variables]
-    with fast.fused(task.fuse_on_cpu):
-        gradients = tape.gradient(loss, [variable.value for variable in task.trainable_variables])
+    gradients = programs().gradients_of_part(task, batch, seed)
     found = [
         (name, bad)
         for name, gradient in zip(names, gradients, strict=True)
@@ -78,8 +73,8 @@ def _watched(task) -> Iterator[list[str]]:
 
         def watched(*inputs, **options):
             outputs = call(*inputs, **options)
-            for x in tf.nest.flatten(outputs):
-                if tf.is_tensor(x) and (bad := _bad(x)):
+            for x in keras.tree.flatten(outputs):
+                if ops.is_tensor(x) and (bad := _bad(x)):
                     lines.append(f"the output of {layer.path.partition('/')[2] or layer.name} has {bad}")
             return outputs
 
@@ -96,8 +91,8 @@ def _watched(task) -> Iterator[list[str]]:
 
 def _bad(x) -> str:
     """How many numbers are not finite, in words; "" where all are."""
-    x = tf.convert_to_tensor(x)
-    if not x.dtype.is_floating:
+    x = ops.convert_to_tensor(x)
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)):
         return ""
-    count = int(tf.math.count_nonzero(~tf.math.is_finite(x)))
-    return f"{count} of {tf.size(x)} numbers that are not finite" if count else ""
+    count = int(ops.sum(ops.logical_not(ops.isfinite(x))))
+    return f"{count} of {ops.size(x)} numbers that are not finite" if count else ""

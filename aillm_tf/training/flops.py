@@ -2,12 +2,14 @@
 
 Counted are the multiplications and additions of matrix products, two operations each, as the formula has them: full
 attention also where it is causal or windowed, no recomputation, nothing for element-wise work. The backward pass
-counts twice the forward pass. These are the conventions of PaLM's appendix B, so that figures compare.
+counts twice the forward pass, less where kernels are frozen. These are the conventions of PaLM's appendix B, so that
+figures compare.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import time
 
@@ -134,13 +136,24 @@ def step_flops(task, data, step: int) -> float:
         row = row_flops(task.config, source, target, target)
     else:
         row = row_flops(task.config, positions)
-    return 3.0 * len(rows) * row
+    twice = 2.0 if task.r_drop is not None or task.adversarial is not None else 1.0
+    return twice * (2.0 + _trained_share(task)) * len(rows) * row
+
+
+def _trained_share(task) -> float:
+    """Share of the backbone's kernels of which a step computes the gradient."""
+    kernels = [(math.prod(v.shape), v.trainable) for v in task.backbone.weights if v.name == "kernel"]
+    return sum(size for size, trained in kernels if trained) / max(1, sum(size for size, _ in kernels))
 
 
 def utilization_peak(task) -> float:
     """The most operations a second that all devices of a task's strategy can do together; 0 where it is not known."""
+    from aillm_tf.training.strategy import of_several_processes, on_jax
+
+    if on_jax():
+        return 0.0
     strategy, cpu = task.strategy, not task.on_tpu and not task.jit_compile
-    several = strategy.extended._in_multi_worker_mode()
+    several = of_several_processes(strategy)
     # replicas that are logical CPUs of one machine share it
     devices = (strategy.extended._num_workers if several else 1) if cpu else strategy.num_replicas_in_sync
     return devices * peak_flops(task.compute_dtype)[0]

@@ -9,11 +9,27 @@ from __future__ import annotations
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from aillm_tf.training.optimizer import read_local, subtract_local
 
 DECAY = 0.98  # of the running average: about the last 50 steps
 LEARNED = 20  # steps whose norms are only taken into the average, before one is judged
+
+
+def judge(limit: float, norm, usable, total, seen) -> tuple:
+    """Whether a norm is an outlier, and by how much `total`, `seen` and `skipped` of `SpikeGuard` fall, by name.
+
+    Args:
+        limit: see `SpikeGuard`.
+        norm, usable: see `SpikeGuard.accepts`.
+        total, seen: its numbers before.
+    """
+    highest = limit * total / ops.maximum(1.0 - DECAY ** ops.cast(seen, "float32"), 1e-8)
+    outlier = ops.logical_and(ops.logical_and(usable, seen >= LEARNED), norm > highest)
+    counted = ops.where(outlier, highest, norm)
+    counts = {"seen": -ops.cast(usable, seen.dtype), "skipped": -ops.cast(outlier, seen.dtype)}
+    return outlier, {"total": ops.where(usable, (1.0 - DECAY) * (total - counted), 0.0), **counts}
 
 
 class SpikeGuard:
@@ -41,8 +57,8 @@ class SpikeGuard:
             raise ValueError(f"spike_guard is {limit}: give how many times the average norm is too much, above 1")
         self.limit = limit
         self.total = keras.Variable(0.0, trainable=False, name="spike_total")  # the average, not yet divided
-        self.seen = keras.Variable(0, dtype="int64", trainable=False, name="spike_seen")
-        self.skipped = keras.Variable(0, dtype="int64", trainable=False, name="spike_skipped")
+        self.seen = keras.Variable(0, dtype="int", trainable=False, name="spike_seen")
+        self.skipped = keras.Variable(0, dtype="int", trainable=False, name="spike_skipped")
 
     def accepts(self, norm: tf.Tensor, usable: tf.Tensor) -> tf.Tensor:
         """Judges a norm and takes it into the average, in a replica's context.
@@ -54,18 +70,18 @@ class SpikeGuard:
         Returns:
             bool scalar: whether the step is to be taken.
         """
-        total, seen = read_local(self.total), read_local(self.seen)
-        highest = self.limit * total / tf.maximum(1.0 - DECAY ** tf.cast(seen, tf.float32), 1e-8)
-        outlier = usable & (seen >= LEARNED) & (norm > highest)
-        counted = tf.where(outlier, highest, norm)
-        subtract_local(self.total, tf.where(usable, (1.0 - DECAY) * (total - counted), 0.0))
-        subtract_local(self.seen, -tf.cast(usable, tf.int64))
-        subtract_local(self.skipped, -tf.cast(outlier, tf.int64))
+        outlier, falls = judge(self.limit, norm, usable, read_local(self.total), read_local(self.seen))
+        for name, variable in self.variables().items():
+            subtract_local(variable, falls[name])
         return ~outlier
+
+    def variables(self) -> dict[str, keras.Variable]:
+        """Its numbers by name."""
+        return {"total": self.total, "seen": self.seen, "skipped": self.skipped}
 
     def state(self) -> dict[str, np.ndarray]:
         """Its numbers, for a checkpoint."""
-        return {name: keras.ops.convert_to_numpy(getattr(self, name)) for name in ("total", "seen", "skipped")}
+        return {name: ops.convert_to_numpy(variable) for name, variable in self.variables().items()}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Assigns what `state` returned."""

@@ -21,7 +21,9 @@ import tensorflow as tf
 
 from aillm_tf.training import callback_state, cluster
 from aillm_tf.training.diagnose import first_not_finite
-from aillm_tf.training.step import make_test_function, make_train_function
+from aillm_tf.training.step import programs
+from aillm_tf.training.strategy import of_several_processes
+from aillm_tf.training.watchdog import Watch
 
 logger = logging.getLogger("aillm_tf")
 
@@ -75,7 +77,7 @@ def fit(
     verbose="auto",
 ) -> keras.callbacks.History:
     """Train a compiled task; see `Task.fit`."""
-    several = task.strategy.extended._in_multi_worker_mode()
+    several = of_several_processes(task.strategy)
     if verbose == "auto":  # a bar for a person, a line an epoch for a log file
         verbose = 1 if keras.utils.is_interactive_logging_enabled() and watched() else 2
     if validation_every is not None and validation_every < 1:
@@ -151,6 +153,7 @@ def fit(
             stack.callback(checkpoints.wait)  # also where something fails: what was begun is written
         if several:
             stack.enter_context(cluster.named_failures())
+        watch = stack.enter_context(Watch(data))
         callbacks.on_train_begin()
         if saved is not None:
             arrays = saved.group("callbacks") if "callbacks" in saved.groups else {}
@@ -168,14 +171,15 @@ def fit(
                     until = min([last, *(step for step in getattr(data, "stage_ends", ()) if step > until)])
                     iterator = iter(data.distribute(task.strategy, task.step, until, task.accumulate))
                     if task.step == resumed or task.on_tpu:  # else shapes may be dynamic
-                        task.train_function = make_train_function(task)
+                        task.train_function = programs().make_train_function(task)
                 count = min(task.steps_per_execution, end - task.step, until - task.step)
                 if checkpoints is not None and checkpoints.every_steps:
                     count = min(count, checkpoints.every_steps - task.step % checkpoints.every_steps)
                 begin = task.step % per_epoch
                 callbacks.on_train_batch_begin(begin)
-                results = task.train_function(iterator, tf.constant(count), tf.constant(float(interrupt.requested)))
-                results = {name: value.numpy() for name, value in results.items()}
+                given = iterator, tf.constant(count), tf.constant(float(interrupt.requested))
+                results = watch.call(task.train_function, *given, first_step=task.step, last_step=task.step + count)
+                results = {name: np.asarray(value) for name, value in results.items()}
                 task.step += count
                 task.step_losses = results["loss"] / np.maximum(results["weight"], 1e-8)
                 task.step_weights = results["weight"]
@@ -226,17 +230,17 @@ def _checksum(data, optimizer) -> int:
 def evaluate(task, data, verbose="auto") -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Sums and rows of `task.evaluation` over all rows of a `Dataset`, each once, in its order; see `Task.evaluate`."""
     if task.test_function is None:
-        task.test_function = make_test_function(task)
+        task.test_function = programs().make_test_function(task)
     sums, rows = {}, {}
     bar = keras.utils.Progbar(data.steps_per_epoch, verbose=int(verbose != 0 and watched()), unit_name="batch")
-    with task.averaged():
+    with task.averaged(), Watch(data) as watch:
         iterator = iter(data.distribute(task.strategy, 0, data.steps_per_epoch))
         for i in range(data.steps_per_epoch):
-            result = task.test_function(iterator)
+            result = watch.call(task.test_function, iterator, first_step=i, last_step=i + 1)
             for name, value in result["sums"].items():
                 sums[name] = sums.get(name, 0.0) + float(value)
             for name, value in result["rows"].items():
-                rows.setdefault(name, []).append(value.numpy())
+                rows.setdefault(name, []).append(np.asarray(value))
             bar.update(i + 1)
     rows = {name: np.concatenate(values) for name, values in rows.items()}
     order = np.argsort(rows["row"], kind="stable")

@@ -12,7 +12,9 @@ import re
 
 import keras
 import tensorflow as tf
+from keras import ops
 
+from aillm_tf.layers.fast import xla_on_cpu
 from aillm_tf.training.schedule import schedule as make_schedule
 
 NO_DECAY = ("bias", "scale", "norm", "embeddings/position", "embeddings/segment")
@@ -63,7 +65,7 @@ class AdamW(keras.optimizers.Optimizer):
         self._distribution_strategy = tf.distribute.get_strategy()
         super().build(variables)
         # what Keras reads as `iterations`, and `learning_rate` follows, is counted in the scope too
-        self._iterations = self.steps_done = keras.Variable(0, dtype="int64", trainable=False, name="steps_done")
+        self._iterations = self.steps_done = keras.Variable(0, dtype="int", trainable=False, name="steps_done")
         self.momentums = [self.add_variable_from_reference(v, name="momentum") for v in variables]
         self.velocities = [self.add_variable_from_reference(v, name="velocity") for v in variables]
         self.averages = []
@@ -72,7 +74,7 @@ class AdamW(keras.optimizers.Optimizer):
                 self.add_variable_from_reference(v, name="average", initializer="zeros") for v in variables
             ]
             for average, variable in zip(self.averages, variables, strict=True):
-                average.assign(variable)
+                average.assign(ops.copy(variable))  # memory of its own: JAX gives that of weights away
         # without the model's own name: a class named after a norm must not lose its decay
         paths = [v.path.partition("/")[2] or v.path for v in variables]
         self.decays = [0.0 if any(word in path for word in self.no_decay) else self.decay for path in paths]
@@ -162,26 +164,26 @@ def subtract_local(variable: keras.Variable, value: tf.Tensor) -> None:
     tf.raw_ops.AssignSubVariableOp(resource=variable.value.handle, value=value)
 
 
-def _adam(weight, momentum, velocity, gradient, numbers):
-    """What ResourceApplyAdam computes, after the decay: the new weight, momentum and velocity."""
+def adam(weight, momentum, velocity, gradient, numbers):
+    """What ResourceApplyAdam computes, after the decay: the new weight, momentum and velocity, on any backend."""
     lr, decay, beta_1, beta_2, epsilon = numbers
     momentum = momentum + (gradient - momentum) * (1.0 - beta_1)
-    velocity = velocity + (tf.square(gradient) - velocity) * (1.0 - beta_2)
-    return weight - weight * decay - momentum * lr / (tf.sqrt(velocity) + epsilon), momentum, velocity
+    velocity = velocity + (ops.square(gradient) - velocity) * (1.0 - beta_2)
+    return weight - weight * decay - momentum * lr / (ops.sqrt(velocity) + epsilon), momentum, velocity
 
 
 def _update_rows(states: list[tf.Variable], rows: tf.Tensor, gradient: tf.Tensor, numbers) -> None:
     """A step of the whole table whose gradient is zero but for some rows."""
     before = [tf.raw_ops.ResourceGather(resource=s.handle, indices=rows, dtype=s.dtype) for s in states]
 
-    @tf.function(jit_compile=True, autograph=False)  # one pass over the table, in place
+    @tf.function(jit_compile=xla_on_cpu(), autograph=False)  # one pass over the table, in place
     def without_gradient(numbers):
         values = [tf.raw_ops.ReadVariableOp(resource=s.handle, dtype=s.dtype) for s in states]
-        for state, value in zip(states, _adam(*values, 0.0, numbers), strict=True):
+        for state, value in zip(states, adam(*values, 0.0, numbers), strict=True):
             tf.raw_ops.AssignVariableOp(resource=state.handle, value=value)
 
     without_gradient(numbers)
-    for state, value in zip(states, _adam(*before, gradient, numbers), strict=True):
+    for state, value in zip(states, adam(*before, gradient, numbers), strict=True):
         tf.raw_ops.ResourceScatterUpdate(resource=state.handle, indices=rows, updates=value)
 
 

@@ -30,6 +30,18 @@ class Training:
     layer_decay: float | None = None
     # decay of a moving average of the weights, which the result is then
     ema: float | None = None
+    # parts of the model that stay as they are: layers and words of its variables' names, e.g. embeddings,0-3
+    freeze: str | None = None
+    # train LoRA adapters of this rank, and the heads, instead of all weights; 8 is usual, with a rate of about 1e-3
+    lora_rank: int | None = None
+    # what adapters add counts lora_alpha / lora_rank
+    lora_alpha: float = 16.0
+    # projections with adapters, of query, key, value, out, gate, up and down
+    lora_projections: str = "query,value"
+    # R-Drop: weight of the divergence between two dropout masks; of classification, ner, question_answering
+    r_drop: float | None = None
+    # adversarial training: length by which a row's token embeddings are moved; of the same recipes
+    adversarial: float | None = None
     # global norm that gradients are clipped to; 0: not clipped
     clip_norm: float = 1.0
     # skip a batch whose gradient norm is more than so many times the running average
@@ -40,6 +52,10 @@ class Training:
     steps_per_execution: int = 1
     dtype: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     strategy: Literal["auto", "one", "mirrored", "multi_worker", "tpu"] = "auto"
+    # with KERAS_BACKEND=jax: devices along each axis, as in data=4,model=2; by default all along data
+    mesh: str | None = None
+    # with KERAS_BACKEND=jax: model splits weights over the axis model; fully_sharded also splits them over data
+    layout: Literal["tensor_parallel", "fully_sharded"] = "tensor_parallel"
     # host:port of every worker of multi_worker, the chief first; by default TF_CONFIG or SLURM says who they are
     cluster: list[str] | None = None
     # which of them this process is, from 0; by default SLURM_PROCID
@@ -65,11 +81,12 @@ class Training:
 
 
 def open_strategy(options: Training):
-    """The `tf.distribute` strategy that the options ask for; of several workers, it waits for all of them."""
-    from aillm_tf.training.strategy import strategy
+    """The strategy that the options ask for; of several workers, it waits for all of them."""
+    from aillm_tf.training.strategy import listen_for_profiler, strategy
 
+    listen_for_profiler()
     cluster = {"cluster": options.cluster, "worker": options.worker, "timeout": options.worker_timeout}
-    return strategy(options.strategy, **cluster)
+    return strategy(options.strategy, mesh=options.mesh, layout=options.layout, **cluster)
 
 
 def batches(task, rows, options: Training, **columns):
@@ -103,6 +120,7 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
     from aillm_tf.training.batch_growth import GrowingBatches
     from aillm_tf.training.optimizer import adamw
 
+    _choose_weights(task, options)
     steps = options.epochs * data.steps_per_epoch
     if options.batch_warmup is not None:
         data = GrowingBatches(data, options.batch_warmup)
@@ -124,6 +142,8 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
         accumulate=options.accumulate,
         steps_per_execution=options.steps_per_execution,
         spike_guard=options.spike_guard,
+        r_drop=options.r_drop,
+        adversarial=options.adversarial,
     )
     callbacks = run.callbacks(data)
     if options.patience is not None:
@@ -148,3 +168,21 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
         task.use_averages()
         print(f"taken: the weights of step {saved.step}, the best by {best.removeprefix('-')}")
     return history
+
+
+def _choose_weights(task, options: Training) -> None:
+    """Freeze what is not to be trained, and say how much is."""
+    from aillm_tf.training.freezing import adapt, freeze, trained_share
+
+    if options.freeze and options.lora_rank:
+        raise ValueError("training.lora_rank freezes the whole backbone: leave training.freeze out")
+    if options.lora_rank and task.source is None:
+        raise ValueError("training.lora_rank adapts pretrained weights: give model.init")
+    if options.freeze:
+        freeze(task, options.freeze)
+    elif options.lora_rank:
+        projections = [name.strip() for name in options.lora_projections.split(",")]
+        adapt(task, options.lora_rank, options.lora_alpha, projections)
+    else:
+        return
+    print(f"trained: {trained_share(task):.2%} of {task.count_params():,} parameters")

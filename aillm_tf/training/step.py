@@ -9,11 +9,15 @@ the number of replicas nor that of micro-batches changes the result beyond the r
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import tensorflow as tf
 
 from aillm_tf.layers import fast
+from aillm_tf.training.regularizers import adversarial_gradients, objective
+from aillm_tf.training.strategy import on_jax
 
 
 def dropout_seed(seed: int, step, replica, micro):
@@ -31,6 +35,15 @@ def distinct_rows(gradient):
         return gradient
     rows, at = tf.unique(gradient.indices)
     return tf.IndexedSlices(tf.math.unsorted_segment_sum(gradient.values, at, tf.size(rows)), rows)
+
+
+def programs() -> ModuleType:
+    """The module whose `make_..._function(task)` compute with the backend of Keras: this one, or `jax_step`."""
+    if not on_jax():
+        return sys.modules[__name__]
+    from aillm_tf.training import jax_step
+
+    return jax_step
 
 
 RESULTS = ("loss", "weight", "gradient_norm", "skipped", "leaving")
@@ -93,20 +106,27 @@ def make_replica_step(task, replicas: int, context: Callable = tf.distribute.get
     optimizer, variables = task.optimizer, [v.value for v in task.trainable_variables]
     micro, clip, seed, guard = task.accumulate, task.clip_norm, task.seed, task.guard
     several = hasattr(task, "turn")  # objectives, of which each step has one
-    # a token table's gradient may stay a few rows where nothing is to be added to it
-    keep_rows = micro == 1 and replicas == 1 and not task.jit_compile and not several
+    # a token table's gradient may stay a few rows where nothing is to be added to it, and where shapes may be dynamic
+    compiled = task.jit_compile or task.on_tpu
+    keep_rows = micro == 1 and replicas == 1 and not compiled and not several
 
-    def gradients_of(loss_terms, batch: dict, key):
+    def gradients_of(loss_terms, batch: dict, key, sources=()):
         # tape.gradient is inside too: a recomputed block is traced there
-        with fast.fused(task.fuse_on_cpu), tf.GradientTape() as tape:
+        with fast.fused(task.fuse_on_cpu, xla=compiled), tf.GradientTape() as tape:
+            tape.watch(sources)
             total, weight = loss_terms(batch, seed=key)
-        with fast.fused(task.fuse_on_cpu):
-            grads = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return [distinct_rows(g) if keep_rows else tf.convert_to_tensor(g) for g in grads], total, weight
+        with fast.fused(task.fuse_on_cpu, xla=compiled):
+            by = [*variables, *sources]
+            grads = tape.gradient(total, by, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [g if keep_rows else tf.convert_to_tensor(g) for g in grads], total, weight
+
+    loss_terms = objective(task)
+    whole = gradients_of if task.adversarial is None else adversarial_gradients(gradients_of, task, task.adversarial)
 
     def gradients(batch: dict, key):
         if not several:
-            return gradients_of(task.loss_terms, batch, key)
+            grads, total, weight = whole(loss_terms, batch, key)
+            return [distinct_rows(g) for g in grads], total, weight
         number, objectives = task.turn(batch)
         # the backward pass is within the branch: nothing of the others is computed, and nothing is handed out of it
         return tf.switch_case(number, [functools.partial(gradients_of, *each, key) for each in objectives])
@@ -192,3 +212,26 @@ def make_test_function(task) -> Callable:
         return {"sums": sums, "rows": rows}
 
     return function
+
+
+def make_answer_function(task) -> Callable:
+    """`function(features) -> tensors`: `task.answer_tensors` as one graph."""
+    return tf.function(task.answer_tensors, reduce_retracing=True)
+
+
+def parts_of_step(task, data, step: int) -> Iterator[tuple[dict, tf.Tensor]]:
+    """The micro-batches of a step on every replica, and the seed of dropout in each."""
+    total, micro = task.strategy.num_replicas_in_sync, task.accumulate
+    for replica in range(total):
+        batches = data.batches(step, step + 1, replicas=range(replica, replica + 1), total=total, micro=micro)
+        batch = next(iter(batches))
+        for i in range(micro):
+            yield {name: tf.split(x, micro)[i] for name, x in batch.items()}, dropout_seed(data.seed, step, replica, i)
+
+
+def gradients_of_part(task, batch: dict, seed: tf.Tensor) -> list[tf.Tensor | None]:
+    """Gradients by the trainable variables, outside of a graph."""
+    with fast.fused(task.fuse_on_cpu), tf.GradientTape() as tape:
+        loss, _ = task.loss_terms(batch, seed=seed)
+    with fast.fused(task.fuse_on_cpu):
+        return tape.gradient(loss, [variable.value for variable in task.trainable_variables])

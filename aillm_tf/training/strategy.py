@@ -2,26 +2,66 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
+from aillm_tf import chips, machine
 from aillm_tf.training import cluster as clusters
 
 NAMES = ("auto", "one", "mirrored", "multi_worker", "tpu")
 
 
+def on_jax() -> bool:
+    """Whether Keras computes with JAX."""
+    if keras.backend.backend() not in ("tensorflow", "jax"):
+        raise RuntimeError(
+            f"KERAS_BACKEND is {keras.backend.backend()}: set it to tensorflow, or to jax for meshes of devices"
+        )
+    return keras.backend.backend() == "jax"
+
+
+def current():
+    """The strategy in whose scope this is called."""
+    if not on_jax():
+        return tf.distribute.get_strategy()
+    from aillm_tf.training import layouts
+
+    return layouts.current()
+
+
+def trains_on_tpu() -> bool:
+    """Whether what is made here computes on TPUs."""
+    if not on_jax():
+        return isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+    import jax
+
+    return jax.default_backend() == "tpu"
+
+
+def of_several_processes(strategy) -> bool:
+    """Whether other processes train with this one."""
+    return isinstance(strategy, tf.distribute.Strategy) and strategy.extended._in_multi_worker_mode()
+
+
 @cache
 def _tpu() -> tf.distribute.TPUStrategy:
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    if len(hosts) > 1:
+        raise RuntimeError(
+            f"this TPU has {len(hosts)} hosts, of which TensorFlow would open one and wait for the others: use one of "
+            "a single host, such as v5e:2x4"
+        )
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu="local")
     except Exception as error:
         raise RuntimeError(
-            f"no TPU could be opened here ({type(error).__name__}: {error}). Run `aillm doctor`; tpu/README.md says "
-            "which packages a TPU VM needs (tensorflow-tpu 2.20.0 with libtpu 0.0.21.1)"
+            f"no TPU could be opened ({type(error).__name__}): {chips.why_no_tpu(machine.versions())}"
         ) from error
     return tf.distribute.TPUStrategy(resolver)
 
@@ -56,14 +96,22 @@ def _multi_worker(cluster: clusters.Cluster, timeout: float) -> tf.distribute.St
 
 
 def strategy(
-    name: str = "auto", *, cluster: Sequence[str] | None = None, worker: int | None = None, timeout: float = 300.0
+    name: str = "auto",
+    *,
+    mesh: str | None = None,
+    layout: str = "tensor_parallel",
+    cluster: Sequence[str] | None = None,
+    worker: int | None = None,
+    timeout: float = 300.0,
 ) -> tf.distribute.Strategy:
-    """A `tf.distribute` strategy.
+    """A `tf.distribute` strategy; with KERAS_BACKEND=jax a `aillm_tf.training.layouts.JaxStrategy` in its place.
 
     Args:
         name: "auto" (TPU, else all GPUs, else one device), "one", "mirrored" (all GPUs, or all logical CPU devices),
             "multi_worker" (several processes, each with its GPUs or CPU; call it before any other TensorFlow op), or
-            "tpu" (the chips of this host).
+            "tpu" (the chips of this host). Under JAX, "auto" (all devices) or "one".
+        mesh: of JAX: devices along each axis, as in "data=4,model=2"; None: all along `data`.
+        layout: of JAX: how weights lie on the mesh, "tensor_parallel" or "fully_sharded".
         cluster: of "multi_worker": `host:port` of every worker, the chief first; None: TF_CONFIG, else SLURM says.
         worker: which of them this process is; None: SLURM_PROCID.
         timeout: seconds after which a worker that did not come, or fell silent, is given up.
@@ -82,8 +130,17 @@ def strategy(
     """
     if name not in NAMES:
         raise ValueError(f"unknown strategy {name!r}: choose from {', '.join(NAMES)}")
+    if on_jax():
+        from aillm_tf.training import layouts
+
+        return layouts.open_devices(name, mesh, layout)
+    if mesh is not None:
+        raise ValueError(f"mesh {mesh!r} is for JAX: start the program with KERAS_BACKEND=jax")
     if name == "multi_worker":  # before anything looks at devices: it must configure them first
         return _multi_worker(clusters.find(cluster or (), worker), timeout)
+    problem = chips.packages_problem(machine.versions())
+    if problem:  # TensorFlow would abort at the next line
+        raise RuntimeError(problem)
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         if tf.config.list_physical_devices("TPU"):
@@ -95,6 +152,19 @@ def strategy(
     if name == "mirrored":
         return tf.distribute.MirroredStrategy([d.name for d in gpus or tf.config.list_logical_devices("CPU")])
     return tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else "/CPU:0")
+
+
+def listen_for_profiler() -> None:
+    """Where AILLM_PROFILER_PORT is set, as tpu/launch.sh does: lets tpu/profile.sh take traces of this process."""
+    port = os.environ.get("AILLM_PROFILER_PORT")
+    if not port:
+        return
+    if on_jax():
+        import jax
+
+        jax.profiler.start_server(int(port))
+    else:
+        tf.profiler.experimental.server.start(int(port))
 
 
 def cpu_flags() -> set[str]:
@@ -109,7 +179,14 @@ def precision(name: str = "auto") -> str:
     """A Keras dtype policy name: "auto" is mixed_bfloat16 where the hardware multiplies bfloat16, else float32."""
     if name != "auto":
         return name
-    if tf.config.list_physical_devices("TPU"):
+    if on_jax():
+        import jax
+
+        if jax.default_backend() == "gpu":
+            return "mixed_bfloat16" if float(jax.devices()[0].compute_capability) >= 8 else "float32"
+        if jax.default_backend() == "tpu":
+            return "mixed_bfloat16"
+    elif tf.config.list_physical_devices("TPU"):
         return "mixed_bfloat16"
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:

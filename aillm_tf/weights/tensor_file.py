@@ -104,6 +104,13 @@ def open_file(file: Path) -> list[Stored]:
     return tensors
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """The strings in the header of a file that `open_file` opens."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        return json.loads(stream.read(length)).get("__metadata__", {})
+
+
 def save_file(tensors: Mapping[str, Any], file: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file, holding one tensor in memory at a time.
 

@@ -98,17 +98,17 @@ def test_masked_lm_gives_the_same_curve(make_masked_lm, reviews, two_replicas):
     np.testing.assert_allclose(two, one, atol=1e-5)
 
 
-FOUR = """
+SEVERAL = """
 import json, sys
 import tensorflow as tf
+given = json.loads(sys.stdin.read())
 cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * given["devices"])
 import aillm_tf as ai
 from aillm_tf.data.sources import Labelled
 from aillm_tf.data.tables import Places
 import numpy as np
 
-given = json.loads(sys.stdin.read())
 tokenizer = ai.Tokenizer.from_folder(given["tokenizer"])
 rows = Labelled(given["texts"], None, np.array(given["ids"], "int32"), ["bad", "good"], None, [], {})
 curves = []
@@ -116,7 +116,7 @@ for accumulate, steps_per_execution, fused in given["variants"]:
     with ai.strategy("mirrored").scope():
         model = ai.TextClassifier(ai.TransformerConfig(**given["config"]), tokenizer, labels=["bad", "good"],
                                   max_length=16, dtype="float32")
-    assert model.strategy.num_replicas_in_sync == 4
+    assert model.strategy.num_replicas_in_sync == given["devices"]
     optimizer = ai.adamw(5e-3, steps=20, warmup=2)
     model.compile(optimizer, accumulate=accumulate, steps_per_execution=steps_per_execution)
     model.fuse_on_cpu = fused
@@ -132,21 +132,29 @@ print(json.dumps(curves))
 
 
 @pytest.mark.parametrize(
-    "variants",
-    [[(2, 4, False)], pytest.param([(1, 1, False), (1, 4, False), (2, 1, True)], marks=pytest.mark.slow)],
+    ("devices", "variants"),
+    [
+        (4, [(2, 4, False)]),
+        pytest.param(4, [(1, 1, False), (1, 4, False), (2, 1, True)], marks=pytest.mark.slow),
+        # of which two have no row of a batch of 6
+        pytest.param(8, [(1, 1, False), (1, 4, True)], marks=pytest.mark.slow),
+    ],
     ids=str,
 )
-def test_four_replicas_give_the_same_curve(variants, alone, make_classifier, rows, config, tokenizer, tmp_path):
+def test_more_replicas_give_the_same_curve(
+    devices, variants, alone, make_classifier, rows, config, tokenizer, tmp_path
+):
     tokenizer.save(tmp_path)
     given = {
         "tokenizer": str(tmp_path),
         "texts": rows.texts,
         "ids": rows.label_ids.tolist(),
         "config": config.replace(layers=2).to_dict(),
+        "devices": devices,
         "variants": variants,
     }
     # a process of its own: in one process TensorFlow allows mirroring over one number of devices only
-    done = subprocess.run([sys.executable, "-c", FOUR], input=json.dumps(given), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", SEVERAL], input=json.dumps(given), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     expected, _ = alone(make_classifier, rows)
     for found in json.loads(done.stdout.splitlines()[-1]):
