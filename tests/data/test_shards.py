@@ -1,6 +1,8 @@
 """Prepared corpora as data sets: rows by number, any step first, broken shards named."""
 
+import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -11,6 +13,9 @@ from aillm_tf.data.prepare_options import PrepareOptions
 from aillm_tf.data.shards import is_prepared, open_shards
 from aillm_tf.text.tokenizer import Tokenizer
 
+FIRST, SECOND = "train-00000-of-00005.tfrecord", "train-00001-of-00005.tfrecord"
+OPTIONS = PrepareOptions(sources=("a.jsonl",), vocab_size=256, length=64, validation=0.2, similarity=0)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -19,9 +24,18 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("shards")
     texts = [" ".join(rng.choice(words, rng.integers(50, 120))) for _ in range(150)]
     (path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    options = PrepareOptions(sources=(str(path / "a.jsonl"),), vocab_size=256, length=64, validation=0.2, similarity=0)
-    prepare(path / "corpus", options, progress=False)
+    prepare(path / "corpus", dataclasses.replace(OPTIONS, sources=(str(path / "a.jsonl"),)), progress=False)
     return path / "corpus"
+
+
+@pytest.fixture
+def shards(folder, tmp_path, monkeypatch):
+    """The same corpus in shards of 50 rows, which may be harmed, and its data set."""
+    monkeypatch.setattr("aillm_tf.data.prepare_rows.SHARD", 1)
+    monkeypatch.setattr("aillm_tf.data.prepare_rows._BLOCK", 50)
+    options = dataclasses.replace(OPTIONS, sources=(str(folder.parent / "a.jsonl"),))
+    prepare(tmp_path / "corpus", options, progress=False)
+    return tmp_path / "corpus", open_shards(tmp_path / "corpus", batch_size=7, shuffle=True)
 
 
 @pytest.fixture
@@ -101,7 +115,7 @@ def test_bytes_per_token_are_those_of_the_texts(folder):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "train-00000-of-00001.tfrecord: the shard is torn"),
+        (lambda file: os.truncate(file, 100), "train-00000-of-00001.tfrecord: the shard is torn, it has 100 bytes"),
         (
             lambda file: file.write_bytes(b"\0" * file.stat().st_size),
             "train-00000-of-00001.tfrecord: the shard is corrupt",
@@ -113,6 +127,75 @@ def test_a_broken_shard_is_named_when_it_is_opened(copy, harm, message):
     harm(copy / "train-00000-of-00001.tfrecord")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_shards(copy)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip_bits_of_rows_3_and_8(file):
+    raw = np.memmap(file, np.uint8, "r+").reshape(50, -1)
+    raw[3, 40] ^= 1
+    raw[8, 2] ^= 128
+
+
+def rows_by_number(data):
+    """Number of a row on the disk -> its tokens."""
+    return dict(zip(data._rows, data.read(np.arange(len(data)))[0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("harm", "skipped"),
+    [
+        (lambda file: file.unlink(), range(50, 100)),
+        (cut, range(50, 100)),
+        (flip_bits_of_rows_3_and_8, [53, 58]),
+        (lambda file: shutil.copy(file.with_name(FIRST), file), range(50, 100)),
+    ],
+    ids=["missing", "torn", "flipped bits", "another shard in its place"],
+)
+def test_what_is_harmed_is_skipped_where_that_is_asked_for(shards, harm, skipped, caplog):
+    folder, whole = shards
+    before = rows_by_number(whole)
+    harm(folder / SECOND)
+    data = open_shards(folder, batch_size=7, shuffle=True, on_bad="skip")
+    assert rows_by_number(data) == {row: ids for row, ids in before.items() if row not in skipped}
+    assert data.split["skipped"] == {SECOND: len(skipped)}
+    assert f"{folder / SECOND}: the shard is " in caplog.text
+    assert f"Skipped: {len(skipped)} of its 50 rows" in caplog.text
+
+
+def test_an_epoch_without_a_skipped_shard_has_the_tokens_that_are_left(shards):
+    folder, whole = shards
+    (folder / SECOND).unlink()
+    data = open_shards(folder, batch_size=7, shuffle=True, on_bad="skip")
+    seen = sum(int(batch["valid"].numpy().sum()) for batch in data.batches())
+    assert seen == data.split["tokens"] == data.manifest["splits"]["train"]["tokens"] < whole.split["tokens"]
+
+
+def test_rows_that_were_skipped_make_it_other_data(shards):
+    folder, whole = shards
+    flip_bits_of_rows_3_and_8(folder / SECOND)
+    assert open_shards(folder, batch_size=7, shuffle=True, on_bad="skip").fingerprint != whole.fingerprint
+
+
+def test_a_sound_corpus_is_the_same_where_skipping_is_asked_for(shards):
+    folder, whole = shards
+    data = open_shards(folder, batch_size=7, shuffle=True, on_bad="skip")
+    assert data.fingerprint == whole.fingerprint and "skipped" not in data.split
+
+
+def test_nothing_left_is_an_error(copy):
+    cut(copy / "train-00000-of-00001.tfrecord")
+    with pytest.raises(ValueError, match="no row of 'train' is left"):
+        open_shards(copy, on_bad="skip")
+
+
+def test_a_shard_that_is_cut_while_it_is_in_use_is_named(copy):
+    data = open_shards(copy, batch_size=4)
+    os.truncate(copy / "train-00000-of-00001.tfrecord", 100)
+    with pytest.raises(OSError, match="train-00000-of-00001.tfrecord: the shard was cut short while it was in use"):
+        data.read(np.arange(4))
 
 
 def test_another_tokenizer_is_refused(folder, tokenizer):

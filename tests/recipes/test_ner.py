@@ -47,4 +47,4 @@ def test_the_model_answers_with_the_options_of_the_recipe(run, capsys):
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(answer) == {"text", "entities"}
     assert main(["evaluate", str(run), "--data", f"{run.parent}/dev.conll", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["examples"] == 4
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]["examples"] == 4

@@ -67,4 +67,4 @@ def test_the_model_is_evaluated_and_asked_from_the_command_line(run, capsys):
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(answer) == {"text", "answer", "score", "start", "end", "no_answer"}
     assert main(["evaluate", str(run), "--data", f"{run.parent}/train.json", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["examples"] == 16
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]["examples"] == 16

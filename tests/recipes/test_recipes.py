@@ -94,7 +94,7 @@ def test_the_report_says_what_happened(runs):
 def test_evaluate_agrees_with_the_report(runs, capsys):
     command = ["evaluate", str(runs / "run"), "--data", f"{runs}/dev.tsv", "--json"]
     assert main(command) == 0
-    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
     expected = report(runs / "run")["scores"]
     assert scores["accuracy"] == expected["accuracy"]
     assert scores["loss"] == pytest.approx(expected["loss"], abs=1e-5)
