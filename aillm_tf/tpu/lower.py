@@ -35,12 +35,14 @@ class Program:
         bytes: what its arguments hold on every chip, by kind: "weights", "optimizer", "batch", "cache".
         all_reduces: tensors that are summed over the replicas.
         advice: about its operations.
+        partitions: devices that it is spread over; 1: each runs a copy of its own.
     """
 
     text: str
     bytes: dict[str, int]
     all_reduces: int
     advice: tuple[lint.Finding, ...]
+    partitions: int = 1
 
 
 class Replica:
@@ -79,7 +81,9 @@ def train_program(task, batch: Mapping[str, tf.TensorSpec], replicas: int) -> Pr
             return tuple(function(batch, tf.constant(True), tf.constant(0.0)).values())
 
         slots = [v for kind in task.optimizer.slots().values() for v in kind]
-        return _lowered(run, {"batch": dict(batch)}, {"weights": task.variables, "optimizer": slots}, "variables")
+        counts = [task.optimizer.steps_done, *(task.guard.variables().values() if task.guard else ())]
+        held = {"weights": task.variables, "optimizer": [*slots, *counts]}
+        return _lowered(run, {"batch": dict(batch)}, held, "variables")
 
 
 def evaluation_program(task, batch: Mapping[str, tf.TensorSpec]) -> Program:

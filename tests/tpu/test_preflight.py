@@ -27,13 +27,14 @@ def argument_bytes(text: str) -> int:
 
 def product_flops(text: str) -> int:
     """Two operations for each multiplication of the matrix products of a program."""
-    total, product = (
-        0,
-        r"dot_general .*?contracting_dims = \[([\d, ]*)\] x .*? : \(tensor<([^>]*)>.*?-> tensor<([^>]*)>",
+    total = 0
+    # `dot` of two matrices contracts the last axis of the first
+    product = (
+        r"stablehlo\.dot(?:_general .*?contracting_dims = \[([\d, ]*)\] x| ).*?: \(tensor<([^>]*)>.*?-> tensor<([^>]*)>"
     )
     for contracted, left, result in re.findall(product, text):
         sizes, made = left.split("x")[:-1], result.split("x")[:-1]
-        inner = np.prod([int(sizes[int(axis)]) for axis in contracted.split(",")])
+        inner = np.prod([int(sizes[int(axis)]) for axis in (contracted or "-1").split(",")])
         total += 2 * int(inner * np.prod([int(size) for size in made]))
     return total
 
