@@ -49,7 +49,7 @@ def corpus(tweet_texts: list[str]) -> list[str]:
         if path.exists():
             texts += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if len(line) > 200]
     if (DATA / "c4_en_tfds").exists():
-        texts += read_table(f"tfds:{DATA / 'c4_en_tfds'}", columns=["text"]).columns["text"]
+        texts += read_table(str(DATA / "c4_en_tfds"), columns=["text"]).columns["text"]
     return texts
 
 
@@ -90,7 +90,8 @@ def pretrain(name: str, tokenizer, texts: list[str], steps: int, folder: Path) -
 
     task = compiled(new_task(name, tokenizer), steps)
     held_out = texts[:: max(1, len(texts) // 500)]
-    learned = [text for text in texts if text not in set(held_out)]
+    scored = set(held_out)
+    learned = [text for text in texts if text not in scored]
     data = task.dataset(learned, batch_size=32, shuffle=True, fixed_length=True)
     task.fit(data, steps=steps, checkpoints=ai.Checkpoints(folder / "checkpoints", every_steps=200), verbose=2)
     task.save(folder / "model")
