@@ -10,7 +10,8 @@ usage: tpu/launch.sh NAME [--bucket gs://B/RUN] [--data gs://B/DATA] [--env KEY=
 
 Runs \`aillm train RECIPE OPTIONS...\` in ~/aillm_tf on every worker; it goes on after this script has ended.
 
-  --bucket   keep ~/runs there, copied every minute, and begin with what is there. Without it a preemption loses the run
+  --bucket   a folder for this TPU alone: begin with the runs that are there, and make it the same as ~/runs every minute.
+             Without it a preemption loses the run
   --data     copied to ~/aillm_tf/data first, so that options such as --data.train data/train.tsv find it
   --env      a variable of the job, such as HF_TOKEN=...; kept in ~/.aillm_tpu, readable by you alone
 

@@ -8,7 +8,7 @@ usage() {
     cat <<USAGE
 usage: tpu/sync.sh NAME [options]
 
-Files of ignored folders (runs, build) and hidden ones stay here. ~/runs of the workers is kept, and is what
+The folders runs, tpu_results and build and hidden files stay here. ~/runs of the workers is kept, and is what
 ~/aillm_tf/runs leads to.
 $common_usage
 USAGE
@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do common_option "$@"; shift "$taken"; done
 check_options
 
 archive=${state}/aillm_tf.tgz
-run tar -czf "$archive" -C "$repository" --exclude='./.*' --exclude=./runs --exclude=./build --exclude=__pycache__ .
+run tar -czf "$archive" -C "$repository" --exclude='./.*' --exclude=./runs --exclude=./tpu_results --exclude=./build --exclude=__pycache__ .
 act tpu-vm scp "$archive" "$name:aillm_tf.tgz" --worker=all
 # A job that runs imports from the folder that is replaced: it must end first.
 busy='if bash aillm_tf/tpu/worker.sh running 2>/dev/null; then echo "a job is running here"; exit 1; fi'

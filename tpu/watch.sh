@@ -62,10 +62,17 @@ start_anew() { # a preempted TPU cannot be started again, only deleted and creat
 }
 
 finish() { # STATUS WHY
+    local status=$1
     say "$2"
-    again copy.sh ${to[@]+"${to[@]}"} || say "the results could not be copied from the TPU"
+    if ! again copy.sh ${to[@]+"${to[@]}"}; then
+        say "the results could not be copied from the TPU"
+        case $(node_state) in
+            PREEMPTED | TERMINATED | NONE) ;; # its disk is gone
+            *) delete=false status=1 ;;
+        esac
+    fi
     if $delete; then again delete.sh; else tell "still billing: tpu/delete.sh $name ends that"; fi
-    exit "$1"
+    exit "$status"
 }
 
 look='bash aillm_tf/tpu/worker.sh status' lines='' silent=0 stopped=0

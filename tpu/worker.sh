@@ -9,7 +9,8 @@ usage: bash aillm_tf/tpu/worker.sh start [--data URI] [--bucket URI] [--env KEY=
 
 start     runs `aillm train RECIPE OPTIONS...` in the background, after copying URI of --data to ~/aillm_tf/data and
           what --bucket holds of an earlier run to ~/runs
-upload    copies ~/runs to URI every minute until the job has ended, and once more then
+upload    copies ~/runs to URI every minute until the job has ended, and once more then; files that are there only are
+          deleted, so not before `start` has copied all of them here
 status    one line: idle, running, uploading, exit STATUS, upload failed or killed; and the last line of the log
 running   succeeds while a job runs
 stop      lets the job write a checkpoint and end
@@ -36,6 +37,7 @@ in_background() { # NAME WORDS...: this script with the words, as a process grou
 
 start() {
     if alive "$job/job.pid"; then fail "a job is running: bash aillm_tf/tpu/worker.sh stop ends it"; fi
+    if alive "$job/upload.pid"; then fail "the results of the last job are still being uploaded: wait for that"; fi
     [ -x "$HOME/aillm_env/bin/aillm" ] || fail "there is no ~/aillm_env: run tpu/setup.sh first"
     rm -rf "$job"
     mkdir -p "$job" "$HOME/runs"
@@ -67,11 +69,20 @@ train() {
         mkdir -p data
         gcloud storage rsync --recursive "$data" data || return
     fi
-    if [ -n "$bucket" ] && gcloud storage ls "$bucket" >/dev/null 2>&1; then
-        gcloud storage rsync --recursive "$bucket" "$HOME/runs" || return
-    fi
+    [ -z "$bucket" ] || restore "$bucket" || return
+    touch "$job/restored"
     # tpu/profile.sh asks at this port
     env AILLM_PROFILER_PORT=9012 "${settings[@]+"${settings[@]}"}" "$HOME/aillm_env/bin/aillm" train "$@"
+}
+
+restore() { # URI: what an earlier job left there, if anything
+    local said
+    if said=$(gcloud storage ls "$1" 2>&1); then
+        gcloud storage rsync --recursive "$1" "$HOME/runs"
+    elif [[ $said != *"matched no objects"* ]]; then # perhaps there is a run, and beginning anew would delete it
+        printf '%s\n' "$said"
+        return 1
+    fi
 }
 
 copy_up() { # hidden files are half-written ones
@@ -82,8 +93,13 @@ upload() {
     local pause=${AILLM_UPLOAD_SECONDS:-60}
     while alive "$job/job.pid"; do
         sleep "$pause"
+        [ -e "$job/restored" ] || continue
         copy_up "$1" || echo "that did not work; trying again in $pause s"
     done
+    if [ ! -e "$job/restored" ]; then # it never began: there is nothing to upload
+        touch "$job/uploaded"
+        return
+    fi
     for _ in 1 2 3; do
         if copy_up "$1"; then touch "$job/uploaded" && return; fi
         sleep "$pause"

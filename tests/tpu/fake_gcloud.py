@@ -3,7 +3,8 @@
 What `ssh` is asked to run really runs, once for each worker, with that worker's home as HOME. The folder is FAKE_CLOUD.
 Files in it change what happens: `preempted` (holds the name of the TPU that is taken away), `no_quota`, `no_capacity`,
 `sticky_queue` (deleting a queued resource leaves it there), `bad_worker` (holds the number of a worker on which the
-environment cannot be built).
+environment cannot be built), `no_access` (the bucket cannot be read), `slow_download` (what comes from a bucket waits
+until that file is gone), `no_scp` (nothing can be copied from a TPU).
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 CLOUD = Path(os.environ["FAKE_CLOUD"])
@@ -167,6 +169,8 @@ def ssh(cloud, words, options):
 
 def scp(cloud, words, options):
     source, target = words
+    if ":" in source and (CLOUD / "no_scp").exists():
+        stop("Connection closed by remote host")
     name = next(word for word in words if ":" in word).partition(":")[0]
     for worker in workers_of(cloud, name, options):
         there = f"{home(name, worker)}/"
@@ -176,8 +180,16 @@ def scp(cloud, words, options):
 
 def storage(action, words, options):
     folders = [Path(str(word).replace("gs://", f"{CLOUD}/buckets/")) for word in words]
+    if (CLOUD / "no_access").exists():
+        stop("HTTPError 403: permission denied")
     if action == "ls":
-        return 0 if folders[0].exists() else 1
+        if not folders[0].exists():
+            stop("One or more URLs matched no objects.")
+        return 0
+    while words[0].startswith("gs://") and (CLOUD / "slow_download").exists():
+        time.sleep(0.02)
+    if "delete-unmatched-destination-objects" in options:
+        shutil.rmtree(folders[1], ignore_errors=True)
     subprocess.run(["mkdir", "-p", folders[1]], check=True)
     subprocess.run(["cp", "-R", f"{folders[0]}/.", folders[1]], check=True)
     return 0

@@ -176,6 +176,49 @@ def test_from_create_over_a_preemption_to_delete(shell):
     assert "bert: nothing is left" in said
 
 
+def launched_with_a_run_in_the_bucket(shell, flag):
+    """The file in the bucket that says how far an earlier job has come; the new one is launched with a flag set."""
+    kept = shell.cloud / "buckets" / "b" / "bert" / "r" / "step"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("4\n")
+    shell("create.sh", "bert", "--topology", "v5e:2x4")
+    shell("setup.sh", "bert")
+    (shell.cloud / flag).touch()
+    shell("launch.sh", "bert", "--bucket", "gs://b/bert", *RECIPE)
+    return kept
+
+
+def test_nothing_is_uploaded_before_the_runs_of_the_bucket_are_here(shell):
+    kept = launched_with_a_run_in_the_bucket(shell, "slow_download")
+    time.sleep(1)  # ten uploads
+    assert kept.read_text() == "4\n"
+    assert "running" in shell("status.sh", "bert")
+    (shell.cloud / "slow_download").unlink()
+    assert "the job has finished" in shell("watch.sh", "bert")
+    assert "begins at 4\n" in (shell.folder / "tpu_results" / "bert" / "logs" / "0.log").read_text()
+    assert kept.read_text() == "6\n"
+
+
+def test_a_bucket_that_cannot_be_read_ends_the_job_and_is_left_alone(shell):
+    kept = launched_with_a_run_in_the_bucket(shell, "no_access")
+    said = shell("watch.sh", "bert", fails=True)
+    assert "permission denied" in said and "the job has failed" in said
+    assert kept.read_text() == "4\n"
+
+
+def test_a_tpu_whose_results_cannot_be_copied_is_not_deleted(shell):
+    shell("create.sh", "bert", "--topology", "v5e:2x4")
+    shell("setup.sh", "bert")
+    (shell.cloud / "permit").touch()
+    shell("launch.sh", "bert", *RECIPE)
+    (shell.cloud / "no_scp").touch()
+    said = shell("watch.sh", "bert", "--delete", fails=True)
+    assert "the results could not be copied" in said and "still billing" in said
+    assert "bert" in json.loads((shell.cloud / "cloud.json").read_text())["tpu-vm"]
+    (shell.cloud / "no_scp").unlink()
+    assert "bert: nothing is left" in shell("watch.sh", "bert", "--delete")
+
+
 def test_a_tpu_that_the_user_deletes_is_not_created_again(shell):
     shell("create.sh", "bert", "--topology", "v5e:2x4")
     shell("setup.sh", "bert")
