@@ -104,6 +104,7 @@ def read(data: Data, seed: int):
     import numpy as np
 
     from aillm_tf.data.conversations import read_conversations
+    from aillm_tf.data.splits import row_count
 
     def read_from(uri):
         return uri and read_conversations(uri, on_bad=data.on_bad, errors=data.encoding_errors)
@@ -115,7 +116,7 @@ def read(data: Data, seed: int):
         counts["duplicates (dropped)"] = len(train) - len(kept)
         train = train.take(sorted(kept.values()))
     if validation is None and data.validation_rows:
-        wanted = round(data.validation_rows * len(train)) if data.validation_rows < 1 else int(data.validation_rows)
+        wanted = row_count(data.validation_rows, len(train))
         if not 0 < wanted < len(train):
             raise ValueError(f"{wanted} validation conversations of {len(train)} leave none to train on: ask for fewer")
         order = np.random.default_rng([seed, 0x5EED]).permutation(len(train))
@@ -164,6 +165,8 @@ def write(model, exchanges, answers: Answers, run) -> tuple[dict, list[dict]]:
     from aillm_tf.training.text_to_text import WRITTEN
 
     sources, references = exchanges.sources[: answers.rows], exchanges.references[: answers.rows]
+    if not sources:
+        return {}, []
     written = model.write(sources, batch_size=answers.batch_size)
     rows = [
         {"messages": messages, "reference": texts[0], "written": text}
@@ -202,7 +205,7 @@ def main(config: Config) -> dict:
         of_texts, examples = write(model, held_out.exchanges(), answers, run)
         scores |= {**of_texts, "untrained_perplexity": untrained}
         scores["unigram_perplexity"] = model.unigram_perplexity(rows, scored)
-        tables = {"Answers": examples}
+        tables = {"Answers": examples} if examples else {}
         if answers.questions:
             questions = first_questions(train, answers.questions, training.seed)
             given = model.write(list(questions), num_beams=1)

@@ -60,16 +60,9 @@ class Config:
 
 def build(model: Model, training: Training):
     """The task, from the model that it begins with."""
-    import json
-
     import aillm_tf as ai
-    from aillm_tf.weights.sources import open_source
 
-    file = open_source(model.init).folder / "task.json"
-    # the lengths that it was trained with
-    saved = json.loads(file.read_text(encoding="utf-8"))["options"] if file.exists() else {}
-    options = {name: saved[name] for name in ("max_length", "max_target_length", "generation") if name in saved}
-    options |= {} if model.max_length is None else {"max_length": model.max_length}
+    options = {} if model.max_length is None else {"max_length": model.max_length}
     options |= {"beta": model.beta, "dtype": training.dtype, "seed": training.seed}
     return ai.PreferenceTuning.from_pretrained(model.init, **options)
 
@@ -79,6 +72,7 @@ def main(config: Config) -> dict:
     import numpy as np
 
     import aillm_tf as ai
+    from aillm_tf.data.preferences import read_preferences
     from aillm_tf.files import atomic_file
     from aillm_tf.training.options import batches, fit, open_strategy
 
@@ -89,12 +83,20 @@ def main(config: Config) -> dict:
             model = build(config.model, training)
         file = run.directory / "references.npz"
         known = np.load(file) if file.exists() else {}  # a resumed run goes on with its own
-        reading = {"on_bad": data.on_bad, "encoding_errors": data.encoding_errors}
-        rows = batches(model, data.train, training, references=known.get("train"), **reading)
+        sources = {"train": data.train, **({"validation": data.validation} if data.validation else {})}
+        pairs = {
+            name: read_preferences(uri, on_bad=data.on_bad, errors=data.encoding_errors)
+            for name, uri in sources.items()
+        }
+        rows = batches(model, pairs["train"], training, references=known.get("train"), on_bad=data.on_bad)
         held_out = None
         if data.validation:
-            options = {"batch_size": training.batch_size, "references": known.get("validation"), **reading}
-            held_out = model.dataset(data.validation, **options)
+            options = {"batch_size": training.batch_size, "references": known.get("validation"), "on_bad": data.on_bad}
+            held_out = model.dataset(pairs["validation"], **options)
+        counts = {"train": len(rows), "validation": len(held_out or ())}
+        given = sum(len(part.messages) + len(part.skipped) for part in pairs.values())
+        counts["skipped"] = given - sum(counts.values())
+        print("  ".join(f"{name}: {count:,}" for name, count in counts.items()))
         if not known:
             found = {"train": rows, **({"validation": held_out} if held_out else {})}
             with atomic_file(file) as whole:
@@ -102,7 +104,7 @@ def main(config: Config) -> dict:
         fit(model, rows, training, run, validation=held_out, best="-loss" if held_out else None)
         model.save(run.model_folder)
         scores = model.evaluate(held_out or rows)
-        facts = {"task": "PreferenceTuning", "seed": training.seed, "steps": model.step, "pairs": len(rows)}
+        facts = {"task": "PreferenceTuning", "seed": training.seed, "steps": model.step, "data": counts}
         report = run.report(scores, **facts, scored_on="validation" if held_out else "train")
     print("  ".join(f"{name}: {value:.4g}" for name, value in scores.items()))
     print(f"model: {run.model_folder}   report: {run.directory / 'report.html'}   talk: aillm chat {config.out}")

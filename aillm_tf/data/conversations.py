@@ -26,6 +26,7 @@ import yaml
 from aillm_tf.data.files import undecodable
 from aillm_tf.data.sources import OnBad, Uri, open_source
 from aillm_tf.data.tables import Bad, Faults, Places, listing, nearest
+from aillm_tf.files import write_atomic
 
 ROLES = ("system", "user", "assistant")
 SPEAKERS = {"USER": "user", "SYSTEM": "assistant"}  # of Schema-Guided Dialogue
@@ -240,7 +241,7 @@ def main() -> int:
     options = parser.parse_args()
     found = read_conversations(options.source, on_bad=options.on_bad)
     rows = (json.dumps({"messages": messages}, ensure_ascii=False) for messages in found.messages)
-    options.file.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    write_atomic(options.file, "".join(f"{row}\n" for row in rows))
     print(f"{options.file}: {len(found):,} conversations, {len(found.skipped):,} skipped")
     return 0
 

@@ -61,7 +61,9 @@ def read_preferences(
             continue
         found.append((messages, row["chosen"].strip(), row["rejected"].strip(), place))
     if not found:
-        raise ValueError(f"no usable pair of answers; {len(faults.skipped)} skipped: {listing(faults.skipped, 1)}")
+        first = f"; the first of {len(faults.skipped)} skipped: {faults.skipped[0]}" if faults.skipped else ""
+        shown = uri if isinstance(uri, str | os.PathLike) else "the pairs"
+        raise ValueError(f"{shown}: no usable pair of answers{first}")
     return Preferences(*map(list, zip(*found, strict=True)), faults.skipped)
 
 

@@ -22,9 +22,10 @@ from aillm_tf.data.rows import around
 from aillm_tf.generation.options import GenerationOptions
 from aillm_tf.tasks.causal_lm import CausalLM
 from aillm_tf.tasks.conversational import Asked, Conversational, fitting, messages_of, read, stripped
-from aillm_tf.text.chat import frame, with_template
+from aillm_tf.text.chat import behind_special, frame, with_template
 
 PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+NO_ANSWERS = "the chat template does not tell answers from the rest"
 
 
 class Dialogue(Conversational, CausalLM):
@@ -70,12 +71,14 @@ class Dialogue(Conversational, CausalLM):
             generation = {"max_new_tokens": max_target_length, **(generation or {})}
         super().__init__(config, tokenizer, generation=generation, **options)
         self.room = self.max_length - max_target_length
-        needed = len(self.tokenizer.chat(PROBE[:1], add_generation_prompt=True).ids)
-        if self.room < needed:
+        asked = self.tokenizer.chat(PROBE[:1], add_generation_prompt=True).ids
+        if self.room < len(asked):
             raise ValueError(
                 f"max_length {self.max_length} leaves {self.room} tokens for a conversation beside {max_target_length} "
-                f"of the answer: even one letter takes {needed} with what stands around it"
+                f"of the answer: even one letter takes {len(asked)} with what stands around it"
             )
+        # the end token may be the padding, too, and DialoGPT's prompts end with it
+        self._ending = len(asked) - 1 - int(np.flatnonzero(asked != self.tokenizer.pad_id)[-1])
 
     def options(self) -> dict:
         options = {**super().options(), "max_target_length": self.max_target_length}
@@ -109,7 +112,7 @@ class Dialogue(Conversational, CausalLM):
         if len(ids) <= self.room:
             return ids
         around_it = frame(self.tokenizer)
-        end = [*self.tokenizer.backend().encode(around_it.tail, add_special_tokens=False).ids, *around_it.after]
+        end = [*around_it.tail_ids, *around_it.after]
         if len(asked([*messages[:-1], {"role": "user", "content": ""}])) > self.room:
             raise ValueError(
                 f"the message of the system leaves no room for a user's within {self.room} tokens: shorten it, or "
@@ -130,8 +133,8 @@ class Dialogue(Conversational, CausalLM):
     def prompts(self, features: dict, options: GenerationOptions) -> tuple[tf.Tensor, tf.Tensor, dict | None]:
         ids = features["token_ids"]
         places = tf.range(1, tf.shape(ids)[1] + 1)[None]
-        # an end token may be the padding, too, but none is the last one of a prompt
-        return ids, tf.reduce_max(tf.where(ids != self.tokenizer.pad_id, places, 0), axis=1), None
+        last = tf.reduce_max(tf.where(ids != self.tokenizer.pad_id, places, 0), axis=1)
+        return ids, last + self._ending, None
 
     # Data -------------------------------------------------------------------------------------------------------
 
@@ -165,7 +168,7 @@ class Dialogue(Conversational, CausalLM):
         said = [self.tokenizer.chat(messages) for messages in rows.messages]
         for number, conversation in enumerate(said):
             if not conversation.answers.any():
-                raise ValueError(f"{rows.where(number)}: the chat template does not tell answers from the rest")
+                raise ValueError(f"{rows.where(number)}: {NO_ANSWERS}")
         offsets = np.cumsum([0, *(len(conversation.ids) for conversation in said)])
         ids, answers = (np.concatenate(parts) for parts in zip(*said, strict=True))
         places, _ = windows(np.arange(len(ids)), offsets, self.max_length, stride=max(1, self.max_length // 2))
@@ -197,22 +200,25 @@ class GraphChat(tf.Module):
         from aillm_tf.text.graph import graph_tokenizer
 
         self._frame, self._pad = frame(tokenizer), tokenizer.pad_id
+        if self._frame.before:
+            tokenizer = behind_special(tokenizer)
         before, after = around(tokenizer)
-        self._first, self._last = len(before), len(after)
-        self._tail = list(tokenizer.backend().encode(self._frame.tail, add_special_tokens=False).ids)
+        self._first = len(before)
+        # an end token may be the padding, too
+        self._others = sum(index != self._pad for index in before + after)
         self._room = room - len(self._frame.before) - len(self._frame.after)
         # with a token more than there is room for, so that what is too long is seen
-        self._graph = graph_tokenizer(tokenizer, self._room + self._first + self._last + 1)
+        self._graph = graph_tokenizer(tokenizer, self._room + len(before) + len(after) + 1)
 
     def __call__(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         ids = self._graph(tf.strings.join([self._frame.lead, stripped(text), self._frame.tail]))["token_ids"]
-        inside = tf.reduce_sum(tf.cast(ids != self._pad, tf.int32), axis=1) - self._first - self._last
+        inside = tf.reduce_sum(tf.cast(ids != self._pad, tf.int32), axis=1) - self._others
         ids, cut = ids[:, self._first :], inside > self._room
-        kept = tf.where(cut, self._room - len(self._tail), inside)
+        kept = tf.where(cut, self._room - len(self._frame.tail_ids), inside)
         parts = [
             self._each(self._frame.before, cut | ~cut),
             tf.RaggedTensor.from_tensor(ids, lengths=kept),
-            self._each(self._tail, cut),
+            self._each(self._frame.tail_ids, cut),
             self._each(self._frame.after, cut | ~cut),
         ]
         whole = tf.concat(parts, axis=1).to_tensor(self._pad)

@@ -1,12 +1,17 @@
 """PreferenceTuning: direct preference optimization, DPO (Rafailov et al. 2023, arXiv:2305.18290).
 
-Notable here: the frozen reference is the model that training begins with. Its log-probabilities are computed once, when
-a data set is made, and are a column of it: training holds one model and runs one.
+Notable here:
+- The frozen reference is the model that training begins with. Its log-probabilities are computed once, when a data set
+  is made, and are a column of it: training holds one model and runs one.
+- There is no dropout: the margin is between two models, not between one and a random part of the other.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +23,17 @@ from aillm_tf.data.tables import Faults
 from aillm_tf.layers.vocabulary_loss import row_losses
 from aillm_tf.metrics.bootstrap import Tally, mean_tally
 from aillm_tf.tasks.conversational import fitting
-from aillm_tf.tasks.dialogue import Dialogue
+from aillm_tf.tasks.dialogue import NO_ANSWERS, Dialogue
+
+logger = logging.getLogger("aillm_tf")
 
 
 class PreferenceTuning(Dialogue):
     """A `Dialogue` that learns which of two answers to prefer.
 
     Args:
-        config, tokenizer: see `Dialogue`; `from_pretrained` starts from a trained one, as it should be.
+        config, tokenizer: see `Dialogue`; `from_pretrained` starts from a trained one, as it should be, with its
+            lengths and its way of decoding.
         beta: how much being far from the reference costs: the loss of a pair is
             -log sigmoid(beta (log p(chosen) - log p(rejected) - the same of the reference)).
         **options: of `Dialogue`.
@@ -50,13 +58,19 @@ class PreferenceTuning(Dialogue):
     def options(self) -> dict:
         return {**super().options(), "beta": self.beta}
 
+    @classmethod
+    def checkpoint_options(cls, folder: Path, tokenizer) -> dict:
+        saved = _saved(folder)
+        kept = ("max_length", "max_target_length", "generation") if saved.get("task") == "Dialogue" else ()
+        return {name: saved["options"][name] for name in kept}
+
     # The loss ---------------------------------------------------------------------------------------------------
 
-    def log_probabilities(self, batch: dict, seed=None):
+    def log_probabilities(self, batch: dict):
         """(rows, 2) float32, of the chosen and of the rejected answers of a batch."""
 
         def of(ids, answers):
-            hidden = self.hidden({"token_ids": ids}, seed)
+            hidden = self.hidden({"token_ids": ids})
             # the weight of a place is that of the token after it
             return -row_losses(hidden[:, :-1], self.backbone.logits, ids[:, 1:], answers[:, 1:])
 
@@ -69,7 +83,7 @@ class PreferenceTuning(Dialogue):
         return self.beta * (gain[:, 0] - gain[:, 1])
 
     def loss_terms(self, batch: dict, seed=None):
-        margins = self.margins(self.log_probabilities(batch, seed), batch)
+        margins = self.margins(self.log_probabilities(batch), batch)
         return ops.sum(ops.softplus(-margins) * batch["weight"]), ops.sum(batch["weight"])
 
     def evaluation(self, batch: dict):
@@ -113,22 +127,32 @@ class PreferenceTuning(Dialogue):
 
         Raises:
             RuntimeError: the references are to be computed, but the model is not what training began with.
-            ValueError: a bad pair, or one that does not fit into `max_length`; names the file and line.
+            ValueError: a bad pair, or one that does not fit into `max_length` (names the file and line), or references
+                that are not those of the pairs.
         """
         if references is None and self.step:
             raise RuntimeError("the reference is the model before training: make all data sets before fit")
+        if references is None and self.source and _saved(Path(self.source)).get("task") == type(self).__name__:
+            logger.warning(
+                "%s was tuned on preferences already and is now its own reference: scores begin at a margin of 0",
+                self.source,
+            )
         if not isinstance(rows, Preferences):
             rows = read_preferences(rows, on_bad=on_bad, errors=encoding_errors)
         faults = Faults(on_bad)
-        pairs = [self._encoded(*pair, faults) for pair in zip(*rows[:4], strict=True)]
-        sides = zip(*filter(None, pairs), strict=True)
+        pairs = [*filter(None, (self._encoded(*pair, faults) for pair in zip(*rows[:4], strict=True)))]
+        if not pairs:
+            raise ValueError(f"no pair fits: {faults.skipped[0]}")
+        shape = (len(pairs), 2)
+        if references is not None and np.shape(references) != shape:
+            raise ValueError(f"references are {np.shape(references)}, not {shape}: they were computed for other pairs")
         columns: dict = {}
         names = (("token_ids", "answers"), ("target_ids", "target_answers"))  # chosen and rejected
-        for (of_ids, of_answers), side in zip(names, sides, strict=True):
+        for (of_ids, of_answers), side in zip(names, zip(*pairs, strict=True), strict=True):
             offsets = np.cumsum([0, *(len(conversation.ids) for conversation in side)])
             ids, answers = (np.concatenate(parts) for parts in zip(*side, strict=True))
             columns[of_ids], columns[of_answers] = Ragged(ids, offsets), Ragged(answers.astype("float32"), offsets)
-        columns["references"] = np.zeros((len(offsets) - 1, 2), "float32")
+        columns["references"] = np.zeros(shape, "float32")
         data = self.batched(columns, max_target_length=self.max_length, **batching)
         if references is None:
             references = self.evaluate(data, return_rows=True)[1]["log_probabilities"]
@@ -139,8 +163,7 @@ class PreferenceTuning(Dialogue):
         """Both conversations, each with what of it is the last answer; None for a pair that is too long."""
 
         def both(messages):
-            said = [self.tokenizer.chat([*messages, {"role": "assistant", "content": a}]) for a in (chosen, rejected)]
-            return [conversation._replace(answers=_last(conversation.answers)) for conversation in said]
+            return [self.tokenizer.chat([*messages, {"role": "assistant", "content": a}]) for a in (chosen, rejected)]
 
         def longest(messages) -> int:
             return max(len(conversation.ids) for conversation in both(messages))
@@ -148,7 +171,16 @@ class PreferenceTuning(Dialogue):
         messages = fitting(messages, longest, self.max_length)
         if (size := longest(messages)) > self.max_length:
             return faults.add(where, f"{size} tokens are more than max_length {self.max_length}")
-        return both(messages)
+        said = both(messages)
+        if not all(conversation.answers.any() for conversation in said):
+            raise ValueError(f"{where}: {NO_ANSWERS}")
+        return [conversation._replace(answers=_last(conversation.answers)) for conversation in said]
+
+
+def _saved(folder: Path) -> dict:
+    """What `Task.save` wrote of the task in a folder; nothing where it wrote none."""
+    file = folder / "task.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _last(answers: np.ndarray) -> np.ndarray:

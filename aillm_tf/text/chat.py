@@ -13,6 +13,7 @@ Notable here:
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -23,7 +24,7 @@ import numpy as np
 if TYPE_CHECKING:
     from aillm_tf.text.tokenizer import Tokenizer
 
-__all__ = ["Conversation", "Frame", "encode_chat", "frame", "with_template"]
+__all__ = ["Conversation", "Frame", "behind_special", "encode_chat", "frame", "with_template"]
 
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}{{ message.role }}:{% if message.role == 'assistant' %}"
@@ -81,12 +82,14 @@ class Frame(NamedTuple):
     Args:
         before: ids before the text that the message is part of.
         lead, tail: of that text, what stands before and after the message.
-        after: ids after it.
+        tail_ids: of `tail` where it is a text of its own, behind a message that was cut.
+        after: ids after the text.
     """
 
     before: list[int]
     lead: str
     tail: str
+    tail_ids: list[int]
     after: list[int]
 
 
@@ -104,7 +107,19 @@ def frame(tokenizer: Tokenizer) -> Frame:
     cut = max((found.end() for found in template.special.finditer(start)), default=0)
     stop = next((found.start() for found in template.special.finditer(end)), len(end))
     before, after = (template.encode(template.named(part)).ids for part in (start[:cut], end[stop:]))
-    return Frame(before, start[cut:], end[:stop], after)
+    tail = behind_special(tokenizer).backend().encode(end[:stop], add_special_tokens=False).ids
+    return Frame(before, start[cut:], end[:stop], tail, after)
+
+
+def behind_special(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer as it reads what stands behind a special token, where Llama 2's puts no space before it."""
+    description = json.loads(tokenizer.json)
+    words = description.get("pre_tokenizer") or {}
+    if words.get("prepend_scheme") != "first":
+        return tokenizer
+    description["pre_tokenizer"] = {**words, "prepend_scheme": "never"}
+    make, (_, rest) = tokenizer.__reduce__()
+    return make(json.dumps(description), rest)
 
 
 def with_template(tokenizer: Tokenizer) -> Tokenizer:

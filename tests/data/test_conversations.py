@@ -148,3 +148,5 @@ def test_a_bad_pair_is_named_by_file_and_line_or_skipped(row, problem, tmp_path)
     with pytest.raises(ValueError, match=f"a.jsonl:{problem}"):
         read_preferences(file)
     assert len(read_preferences(file, on_bad="skip").skipped) == 1
+    with pytest.raises(ValueError, match=r"b.jsonl: no usable pair of answers; the first of 1 skipped: .*b.jsonl:1: "):
+        read_preferences(lines(tmp_path / "b.jsonl", [row]), on_bad="skip")

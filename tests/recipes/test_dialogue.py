@@ -63,7 +63,7 @@ def test_conversations_of_chatterbot_are_learned_by_heart(language, tmp_path):
         if (folder / name).exists():
             shutil.copy(folder / name, tmp_path / "data" / name)
     size = ["--model.max_length", "128", "--model.max_target_length", "64", "--model.vocab_size", "1000"]
-    size += ["--training.batch_size", "8", "--training.epochs", "45", "--training.learning_rate", "5e-3"]
+    size += ["--training.batch_size", "4", "--training.epochs", "90", "--training.learning_rate", "5e-3"]
     scores = train(
         "chatterbot", "--data.train", str(tmp_path / "data"), *size, "--answers.rows", "8", "--out", str(tmp_path)
     )

@@ -51,5 +51,5 @@ def responses(**options):
 
 def _config(options: dict, **shape) -> TransformerConfig:
     """Of the shape, with what of it is among the options, which it is taken from."""
-    changes = {name: options.pop(name) for name in ("initializer_range",) if name in options}
+    changes = {name: options.pop(name) for name in ("initializer_range", "dropout") if name in options}
     return TransformerConfig(400, **{**SHAPE, **shape, **changes})

@@ -16,6 +16,7 @@ from aillm_tf.tasks.dialogue import Dialogue
 from aillm_tf.text.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizers"
+DIALOGPT = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
 SYSTEM = [{"role": "system", "content": "be brief"}, *chat("one", "eins", "two", "zwei")]
 
 
@@ -136,21 +137,42 @@ def test_a_tokenizer_without_an_end_is_refused(model):
         Dialogue(model.config, without)
 
 
+def tiny(name: str, template: str | None = None) -> Dialogue:
+    """A model with a golden tokenizer."""
+    own = Tokenizer.from_folder(GOLDEN / name)
+    own.chat_template = template or own.chat_template
+    config = aillm_tf.TransformerConfig(own.vocab_size, hidden_size=8, layers=1, heads=1, ffn_size=8)
+    return Dialogue(config, own, max_length=64, max_target_length=24, dtype="float32")
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param("plain", marks=pytest.mark.slow), "llama3", pytest.param("qwen2", marks=pytest.mark.slow)]
+    ("name", "template"),
+    [
+        pytest.param("plain", None, marks=pytest.mark.slow),
+        ("llama3", None),
+        pytest.param("qwen2", None, marks=pytest.mark.slow),
+        pytest.param("llama2", None, id="llama2, which puts no space behind a special token"),
+        pytest.param("gpt2", DIALOGPT, id="DialoGPT, whose padding is the end of prompts"),
+    ],
 )
-def test_the_graph_asks_as_the_template_does(name, model):
-    task = model
-    if name != "plain":
-        own = Tokenizer.from_folder(GOLDEN / name)
-        config = aillm_tf.TransformerConfig(own.vocab_size, hidden_size=8, layers=1, heads=1, ffn_size=8)
-        task = Dialogue(config, own, max_length=64, max_target_length=24, dtype="float32")
-    texts = ["one two", " six\u3000\n", "", "</s> <|eot_id|> 你好", "one two " * 50]
-    graph = task.graph_tokenizer()(tf.constant(texts))["token_ids"].numpy()
-    for row, text in zip(graph, texts, strict=True):
+def test_the_graph_asks_as_the_template_does(name, template, model):
+    task = model if name == "plain" else tiny(name, template)
+    texts = ["one two", " six\u3000\n", "", "</s> <|eot_id|> 你好", "👩\u200d👩\u200d👧", "one two " * 50]
+    asked = task.graph_tokenizer()(tf.constant(texts))
+    prompts, lengths = (part.numpy() for part in task.prompts(asked, task.generation_options())[:2])
+    for row, length, text in zip(prompts, lengths, texts, strict=True):
         expected = task.prompt_ids([{"role": "user", "content": text.strip()}])
-        assert row[: len(expected)].tolist() == expected.tolist(), text
-        assert (row[len(expected) :] == task.tokenizer.pad_id).all()
+        assert row[:length].tolist() == expected.tolist(), text
+        assert (row[length:] == task.tokenizer.pad_id).all()
+
+
+def test_a_prompt_that_ends_with_the_end_token_keeps_it():
+    task = tiny("gpt2", DIALOGPT)
+    messages = [*chat("one", "two"), {"role": "user", "content": "three"}]
+    prompts, _ = task.host_prompts([messages, "four"], task.generation_options())
+    for prompt, asked in zip(prompts, (messages, chat("four")), strict=True):
+        assert prompt.tolist() == task.tokenizer.chat(asked).ids.tolist()
+        assert prompt[-1] == task.tokenizer.eos_id == task.tokenizer.pad_id
 
 
 def test_an_encoder_reads_the_newest_turns():

@@ -77,11 +77,37 @@ def test_a_pair_that_is_too_long_is_named_or_skipped(model):
     with pytest.raises(ValueError, match="pair 4: .* tokens are more than max_length 48"):
         model.dataset(rows)
     assert len(model.dataset(rows, on_bad="skip", references=np.zeros((3, 2)))) == 3
+    with pytest.raises(ValueError, match="no pair fits: pair 1"):
+        model.dataset(rows[-1:], on_bad="skip")
+
+
+def test_references_of_other_pairs_are_refused(model):
+    with pytest.raises(ValueError, match=r"references are \(2, 2\), not \(3, 2\)"):
+        model.dataset(PAIRS, references=np.zeros((2, 2)))
+
+
+def test_there_is_no_dropout():
+    model = dialogue(PreferenceTuning, dropout=0.5)
+    batch = next(iter(model.dataset(PAIRS, batch_size=3, fixed_length=True).batches()))
+    assert float(model.loss_terms(batch, seed=np.array([1, 2], "int32"))[0]) == pytest.approx(3 * math.log(2), rel=1e-6)
+
+
+def test_it_begins_with_the_lengths_of_the_model_that_it_begins_with(tmp_path):
+    start = dialogue(max_length=40, max_target_length=6)
+    start.save(tmp_path)
+    model = PreferenceTuning.from_pretrained(tmp_path, dtype="float32")
+    assert model.options() == start.options() | {"beta": 0.1}
 
 
 def test_it_is_saved_with_its_beta(model, tmp_path):
     model.save(tmp_path)
     assert aillm_tf.load(tmp_path).options() == model.options() | {"beta": 0.1}
+
+
+def test_a_tuned_model_that_is_its_own_reference_is_told(model, tmp_path, caplog):
+    model.save(tmp_path)
+    aillm_tf.load(tmp_path).dataset(PAIRS)
+    assert "was tuned on preferences already and is now its own reference" in caplog.text
 
 
 @pytest.mark.slow
