@@ -133,8 +133,8 @@ def merged(layer: keras.layers.Layer) -> Iterator[None]:
     before = [(dense, dense.lora, ops.convert_to_numpy(dense.kernel)) for dense in adapted(layer)]
     try:
         for dense, lora, kernel in before:
-            a, b = lora.factors()
-            dense.kernel.assign(kernel + ops.convert_to_numpy(ops.matmul(a, b)))
+            a, b = map(ops.convert_to_numpy, lora.factors())  # accelerators would round the factors of a product
+            dense.kernel.assign(kernel + a @ b)
             dense.lora = None
         yield
     finally:

@@ -9,6 +9,10 @@ import numpy as np
 from aillm_tf.metrics.bootstrap import RESAMPLES, Tally, resampled
 
 
+class OtherExamples(ValueError):
+    """Two systems were not scored on the same examples."""
+
+
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """McNemar's exact test: of the examples that only one of two systems has right, does one have more than half?
 
@@ -48,17 +52,17 @@ def compared(first: Tally, second: Tally, resamples: int = RESAMPLES, seed: int 
         ``difference_high``, ``p_value``, and, where the score is a share of right examples, ``mcnemar``.
 
     Raises:
-        ValueError: they are not of the same examples.
+        OtherExamples: they are not of the same examples.
 
     Reference:
         Efron & Tibshirani 1993, An introduction to the bootstrap, chapter 16; Berg-Kirkpatrick et al. 2012, An
         empirical investigation of statistical significance in NLP, https://aclanthology.org/D12-1091
     """
     if len(first) != len(second):
-        raise ValueError(f"compared are scores of the same examples, not of {len(first)} and {len(second)}")
+        raise OtherExamples(f"compared are scores of the same examples, not of {len(first)} and {len(second)}")
     for number, (one, other) in enumerate(zip(first.keys, second.keys, strict=True), start=1):
         if one != other:
-            raise ValueError(
+            raise OtherExamples(
                 f"compared are scores of the same examples: number {number} is {str(one)[:80]!r} for one and "
                 f"{str(other)[:80]!r} for the other"
             )

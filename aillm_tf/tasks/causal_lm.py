@@ -143,8 +143,8 @@ class CausalLM(GenerativeTask):
         of = getattr(x, "text_of", np.arange(len(rows["loss"])))  # windows of one text are one example
         named = {name: rows[name] for name in ("loss", "hits", "weight", "bytes") if name in rows}
         found = {name: np.bincount(of, values) for name, values in named.items()}
-        # a text has as many bytes for any tokenizer
-        return [token_tally(found, [round(size, 2) for size in found["bytes"]] if "bytes" in found else None)]
+        # a text has as many bytes for any tokenizer, which its windows share
+        return [token_tally(found, [round(size) for size in found["bytes"]] if "bytes" in found else None)]
 
     def prompts(self, features: dict, options):
         if self.prefix_lm:

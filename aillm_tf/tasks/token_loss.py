@@ -32,7 +32,7 @@ def token_tally(rows: dict[str, np.ndarray], keys=None) -> Tally:
 
     Args:
         rows: "loss", "hits", "weight" and perhaps "bytes" of every example.
-        keys: what the examples are; None: their weights, which differ where other tokens were predicted.
+        keys: what the examples are; None: how many tokens they have, which differs where others were predicted.
     """
     columns = {name: np.asarray(rows[name], float) for name in ("loss", "hits", "weight", "bytes") if name in rows}
 
@@ -45,7 +45,7 @@ def token_tally(rows: dict[str, np.ndarray], keys=None) -> Tally:
             found["bits_per_byte"] = ratio(total["loss"], math.log(2.0) * total["bytes"])
         return found
 
-    keys = columns["weight"].tolist() if keys is None else keys
+    keys = [f"{weight:g} tokens" for weight in columns["weight"]] if keys is None else keys
     return Tally(np.stack([*columns.values()], axis=-1), scores, keys)
 
 

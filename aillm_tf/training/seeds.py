@@ -40,7 +40,7 @@ def train_seeds(recipe: str, main: Callable, argv: Sequence[str], count: int, pr
     """
     if count < 2:
         raise ConfigError(f"--seeds {count}: give at least 2")
-    config = parse(config_class_of(main), argv, prog)
+    config = parse(config_class_of(main), [argument for argument in argv if argument != "--debug"], prog)
     flat = flatten(to_plain(config))
     key = next((name for name in ("training.seed", "seed") if name in flat), None)
     if key is None or "out" not in flat:

@@ -96,7 +96,7 @@ def _parameter(text: str, default: Any) -> Parameter:
     if kind not in KINDS or not colon:
         raise ValueError(f"give {', '.join(f'{kind}:...' for kind in KINDS)}, as in loguniform:1e-5,1e-3")
     if kind == "choice":
-        choices = tuple(yaml.safe_load(f"[{rest}]"))
+        choices = tuple(_number(value, default) for value in yaml.safe_load(f"[{rest}]"))
         for value in (*choices, default):
             if not isinstance(value, (str, int, float, bool, type(None))):
                 raise ValueError(f"a choice is among numbers, texts, true, false and null, not {value!r}")
@@ -114,6 +114,16 @@ def _parameter(text: str, default: Any) -> Parameter:
     if not low < high or (kind == "loguniform" and low <= 0) or (kind == "int" and not whole):
         raise ValueError("give a lower and a higher bound, whole ones for int, above 0 for loguniform and around")
     return Parameter(kind, default, low, high)
+
+
+def _number(value: Any, default: Any) -> Any:
+    """1e-5 as a number, which is a text in YAML 1.1, unless the option holds texts."""
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def take_space(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:

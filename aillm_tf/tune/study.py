@@ -93,6 +93,7 @@ def tune(
             load_if_exists=True,
         )
         _resume(study, asked, out, {name: parameter.default for name, parameter in searched.items()})
+        _check_default(study, out)
         while len(finished(study)) < trials:
             number = 1 + max(int(folder.removeprefix("trial_")) for folder in _folders(study))
             # a sampler of its own for every trial: what it draws does not depend on where a study was interrupted
@@ -103,6 +104,7 @@ def tune(
             _run(study, trial, folder, recipe, argv, searched, metric, config)
             _keep_best(study, out)
             report(study, searched, metric, recipe, out)
+        _keep_best(study, out)  # a process that was killed after the last trial may not have come so far
         return report(study, searched, metric, recipe, out)
 
 
@@ -131,12 +133,22 @@ def _resume(study, asked: dict, out: Path, defaults: dict[str, Any]) -> None:
     queued = {t.user_attrs.get("folder") for t in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))}
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         folder = trial.user_attrs.get("folder")
-        if folder is not None and folder not in queued:
+        if folder is not None and folder not in queued and "reason" not in trial.user_attrs:
             print(f"{folder} was interrupted: it goes on")
             study.enqueue_trial(trial.params, user_attrs={"folder": folder})
         study.tell(trial.number, state=TrialState.FAIL)
     if DEFAULT not in _folders(study):
         study.enqueue_trial(defaults, user_attrs={"folder": DEFAULT})
+
+
+def _check_default(study, out: Path) -> None:
+    """Raises RuntimeError where the configured settings failed."""
+    for trial in finished(study):
+        if trial.user_attrs["folder"] == DEFAULT and "reason" in trial.user_attrs:
+            raise RuntimeError(
+                f"the configured settings fail: {trial.user_attrs['reason']}; {out / DEFAULT}.log says more. Mend them "
+                "in a new --out"
+            )
 
 
 def _run(study, trial, folder: Path, recipe: str, argv, searched: Mapping[str, Parameter], metric: str, config) -> None:
@@ -145,7 +157,7 @@ def _run(study, trial, folder: Path, recipe: str, argv, searched: Mapping[str, P
 
     values = {name: parameter.suggest(trial, name) for name, parameter in searched.items()}
     print(f"{folder.name}: {', '.join(f'{name} {_short(value)}' for name, value in values.items())}", flush=True)
-    options = [f"--{name}={json.dumps(value).strip(chr(34))}" for name, value in values.items()]
+    options = [f"--{name}={_as_option(value)}" for name, value in values.items()]
     process.wait_until_free(folder)
     log = folder.with_name(f"{folder.name}.log")
     with open(log, "ab") as output:
@@ -166,7 +178,7 @@ def _run(study, trial, folder: Path, recipe: str, argv, searched: Mapping[str, P
     if not reason and not scores:
         raise ValueError(
             f"{folder.name} has no validation score {metric.removeprefix('-')!r}; it has {_validated(folder)}: give "
-            "the recipe validation data, and --metric one of its scores"
+            "the recipe validation data, and --metric one of its scores, in a new --out"
         )
     value = scores and _result(scores, metric, folder)
     if not reason and not math.isfinite(value):
@@ -175,8 +187,7 @@ def _run(study, trial, folder: Path, recipe: str, argv, searched: Mapping[str, P
         trial.set_user_attr("reason", reason)
         study.tell(trial, state=TrialState.FAIL)
         print(f"{folder.name}: failed, {reason}", flush=True)
-        if folder.name == DEFAULT:
-            raise RuntimeError(f"the configured settings fail: {reason}; {log} says more. Mend them in a new --out")
+        _check_default(study, out=folder.parent)
         return
     study.tell(trial, value)
     print(f"{folder.name}: {metric.removeprefix('-')} {value:.4f}; best {study.best_value:.4f}", flush=True)
@@ -242,6 +253,10 @@ def _validated(folder: Path) -> str:
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     return next((line for line in reversed(lines) if line.strip()), "")
+
+
+def _as_option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _short(value: Any) -> str:

@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from aillm_tf.metrics.bootstrap import intervals
-    from aillm_tf.metrics.significance import compared
+    from aillm_tf.metrics.significance import OtherExamples, compared
     from aillm_tf.training.metrics_log import plain_numbers
     from aillm_tf.training.references import published, recognised
 
@@ -63,13 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
     report: dict[str, Any] = {**results[0], "data": uri, **drawn}
     if arguments.compare:
         differences: dict[str, Any] = {}
+        refused: dict[str, str] = {}
         for first in found[0].tallies:
             for second in found[1].tallies:
-                if set(first.score()) & set(second.score()):
-                    differences |= compared(first, second, **drawn)
+                if shared := [name for name in first.score() if name in second.score()]:
+                    try:
+                        differences |= compared(first, second, **drawn)
+                    except OtherExamples as error:  # tokens of two tokenizers, whose texts compare nevertheless
+                        refused[", ".join(shared)] = str(error)
         if not differences:
-            raise ValueError(f"{found[0].task} and {found[1].task} have no score in common to compare by")
-        report["compared_with"] = {**results[1], "differences": differences}
+            none = f"{found[0].task} and {found[1].task} have no score in common to compare by"
+            raise ValueError(next(iter(refused.values()), none))
+        report["compared_with"] = {**results[1], "differences": differences, "not_compared": refused}
     if references:
         report["references"] = references
     text = json.dumps(plain_numbers(report), ensure_ascii=False, allow_nan=False)
@@ -145,6 +150,7 @@ def readable(report: dict[str, Any]) -> str:
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), *row[4:]]).rstrip()
             for row in rows
         ]
+        parts += [f"{names}: not compared, {reason}" for names, reason in other["not_compared"].items()]
     if "references" in report:
         from aillm_tf.training.references import as_text
 

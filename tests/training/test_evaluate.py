@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from aillm_tf.cli import main
-from aillm_tf.training.evaluate import evaluate, load_checkpoint, reading_options
+from aillm_tf.metrics.bootstrap import mean_tally
+from aillm_tf.training.evaluate import Evaluation, evaluate, load_checkpoint, reading_options
+from aillm_tf.verbs import evaluate as verb
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -74,3 +76,28 @@ def test_a_checkpoint_must_have_the_head(monkeypatch):
         load_checkpoint(str(GOLDEN / "bert_classifier"), labels=["no", "perhaps", "yes"])
     with pytest.raises(ValueError, match="did you mean MaskedLM"):
         load_checkpoint(str(GOLDEN / "bert_classifier"), "MaskdLM")
+
+
+def compare(monkeypatch, capsys, *kinds_of_tokens, texts=True):
+    """Compares two translators, each with a score of so many tokens and perhaps one of two texts."""
+
+    def evaluated(tokens, *_):
+        tallies = [mean_tally({"loss": [1.0, 2.0]}, [f"{count} tokens" for count in tokens])]
+        tallies += [mean_tally({"bleu": [10.0, 30.0]}, ["a", "b"])] * texts
+        return Evaluation("Translation", {"loss": 1.5, "bleu": 20.0}, tallies)
+
+    monkeypatch.setattr(verb, "evaluated", lambda model, *_: evaluated(kinds_of_tokens[int(model)]))
+    status = main(["evaluate", "0", "--compare", "1", "--data", "rows.tsv", "--resamples", "10"])
+    return status, capsys.readouterr().out
+
+
+def test_translators_of_two_tokenizers_compare_by_their_texts(monkeypatch, capsys):
+    status, shown = compare(monkeypatch, capsys, (5, 6), (5, 7))
+    assert status == 0 and "bleu  +0.0000" in shown
+    assert "loss: not compared, compared are scores of the same examples: number 2 is '6 tokens'" in shown
+
+
+def test_nothing_that_compares_is_refused(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        compare(monkeypatch, capsys, (5, 6), (5, 7), texts=False)
+    assert "number 2 is '6 tokens' for one and '7 tokens' for the other" in capsys.readouterr().err

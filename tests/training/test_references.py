@@ -21,6 +21,8 @@ from aillm_tf.training.run import Run
         ("squad/train-v1.1.json", "squad1"),
         ("squad2/dev-v2.0.json", "squad2"),
         ("hf:cnn_dailymail/3.0.0", "cnn_dailymail"),
+        ("hf:EdinburghNLP/xsum", "xsum"),
+        ("maxsum.tsv", None),
         ("mine.tsv", None),
     ],
 )
@@ -46,7 +48,11 @@ def test_every_score_has_a_source_and_our_scale():
         for row in facts["scores"]:
             assert row["source"].rpartition(", ")[2].startswith("https://"), name
             assert 0.0 < row.get("accuracy", 0.5) < 1.0
-            assert all(row[metric] > 1.0 for metric in ("exact", "bleu", "rouge1", "rouge2", "rougeL") if metric in row)
+            assert all(
+                row[metric] > 1.0
+                for metric in ("exact", "bleu", "rouge1", "rouge2", "rougeL", "rougeLsum")
+                if metric in row
+            )
 
 
 def test_the_report_has_ours_beside_the_published(tmp_path):

@@ -47,6 +47,10 @@ def test_a_run_that_died_goes_on_by_the_same_command(tmp_path, capsys):
     assert starts(tmp_path) == {"seed_0": 1, "seed_1": 1}
 
 
+def test_debug_is_no_option_of_the_recipe(tmp_path):
+    assert train(tmp_path, "--seeds", "2", "--debug")["seeds"] == [3, 4]
+
+
 def test_seeds_that_cannot_be_are_refused(tmp_path, capsys):
     for options, message in ((["--seeds", "1"], "give at least 2"), (["--seeds", "x"], "invalid int value: 'x'")):
         with pytest.raises(SystemExit):

@@ -20,6 +20,8 @@ def only(name, text):
         ("layers", "int:6,8", Parameter("int", 4, 4, 8)),
         ("layers", "choice:2,6", Parameter("choice", 4, choices=(4, 2, 6))),
         ("dropout", "choice:null,0.1", Parameter("choice", None, choices=(None, 0.1))),
+        ("lr", "choice:1e-4,3e-4", Parameter("choice", 1e-4, choices=(1e-4, 3e-4))),  # texts in YAML
+        ("name", "choice:1e-4,b", Parameter("choice", "a", choices=("a", "1e-4", "b"))),
     ],
 )
 def test_a_text_says_what_is_tried(name, text, expected):

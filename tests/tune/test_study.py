@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from aillm_tf.cli import main
-from aillm_tf.tune.study import epochs
+from aillm_tf.tune.study import _as_option, epochs
 
 pytest.importorskip("optuna")
 
@@ -97,20 +97,43 @@ def test_the_same_command_goes_on_and_another_one_is_refused(study, capsys):
     assert "training.epochs (3 -> 7)" in error
 
 
+def test_the_best_config_is_written_though_the_last_trial_was_killed_before(study):
+    folder, _ = study
+    before = (folder / "best.yaml").read_text()
+    (folder / "best.yaml").unlink()
+    tune(folder, "--trials", "3")
+    assert (folder / "best.yaml").read_text() == before
+
+
+def test_configured_settings_that_failed_are_not_gone_on_from(tmp_path, capsys):
+    command = [RECIPE, "--out", tmp_path, *SEARCH, "--trials", "2", "--training.optimizer", "none"]
+    for _ in range(2):
+        error = fails(capsys, *command)
+        assert "the configured settings fail: exit status 2: aillm: no optimizer" in error
+
+
+@pytest.mark.parametrize("value", ["a", 'na\u00efve "x"', "back\\slash"])
+def test_a_text_reaches_the_recipe_as_it_is(value):
+    assert _as_option(value) == value
+
+
+@pytest.mark.parametrize(("value", "text"), [(True, "true"), (None, "null"), (1e-05, "1e-05"), (8, "8")])
+def test_other_values_reach_the_recipe_as_json(value, text):
+    assert _as_option(value) == text
+
+
 def test_a_metric_that_there_is_not_is_said_with_those_there_are(tmp_path, capsys):
     error = fails(capsys, RECIPE, "--out", tmp_path, *SEARCH[2:], "--metric", "f1")
     assert "trial_000 has no validation score 'f1'; it has accuracy, loss" in error
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_is_told_of_and_the_configured_one_must_not(tmp_path, capsys):
+def test_a_trial_that_fails_is_told_of(tmp_path):
     search = ["--metric", "loss", "--search.training.optimizer", "choice:adam,none"]
-    report = tune(tmp_path / "a", "--trials", "5", search=search)
+    report = tune(tmp_path, "--trials", "5", search=search)
     failed = [row for row in trials(report).values() if row["state"] == "failed"]
     assert failed and all("no optimizer" in row["reason"] for row in failed)
     assert report["scores"]["best_loss"] == report["scores"]["default_loss"]
-    error = fails(capsys, RECIPE, "--out", tmp_path / "b", *SEARCH, "--training.optimizer", "none")
-    assert "the configured settings fail: exit status 2: aillm: no optimizer" in error
 
 
 @pytest.mark.slow
