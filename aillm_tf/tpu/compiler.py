@@ -178,10 +178,11 @@ def main(program: str, topology: str, replicas: int, partitions: int) -> dict:
     build = options.executable_build_options
     options.num_replicas = build.num_replicas = replicas
     options.num_partitions = build.num_partitions = partitions
+    text = stablehlo_only(Path(program).read_text(encoding="utf-8"))
     build.use_spmd_partitioning = partitions > 1
+    build.use_shardy_partitioner = "sdy.mesh" in text  # how JAX writes shardings
     places = np.array([device.id for device in devices]).reshape(replicas, partitions)
     options.device_assignment = xla_client.DeviceAssignment.create(places)
-    text = stablehlo_only(Path(program).read_text(encoding="utf-8"))
     start = time.perf_counter()
     with jax_mlir.make_ir_context():
         compiled = devices[0].client.compile(ir.Module.parse(text), xla_client.DeviceList(tuple(devices)), options)

@@ -115,7 +115,7 @@ def estimate(
     parts = {
         "compute": cores * compiled["flops"] / chip.flops,
         "memory": cores * compiled["bytes_accessed"] / chip.bandwidth,
-        "network": network_seconds(compiled["collectives"], topology.replicas, chip.links),
+        "network": network_seconds(compiled["collectives"], topology.devices, chip.links),
     }
     seconds = (max(parts["compute"], parts["memory"]) + parts["network"]) / efficiency
     dollars = None

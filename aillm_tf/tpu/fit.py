@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aillm_tf.tpu.capture import Captured
-from aillm_tf.tpu.compiler import OutOfMemory, compile_for_tpu
+from aillm_tf.tpu.compiler import OutOfMemory
 from aillm_tf.tpu.estimate import EFFICIENCY, memory_by_kind
-from aillm_tf.tpu.preflight import Result, Step, batch_of, compiled, lowered, rows_of, set_remat
+from aillm_tf.tpu.preflight import Result, Step, batch_of, compile_step, compiled, lowered, rows_of, set_remat
 from aillm_tf.tpu.topology import Topology
 
 MULTIPLE = 8  # of rows, which fill the tiles of a TPU
@@ -91,7 +91,7 @@ def fit(captured: Captured, topology: Topology, efficiency: float = EFFICIENCY, 
 def _bytes(step: Step, topology: Topology) -> int:
     """What a step wants of a chip, also where that is too much."""
     try:
-        found = compile_for_tpu(step.program.text, topology.name, topology.replicas)
+        found = compile_step(step, topology)
     except OutOfMemory as error:
         return error.used
     return sum(memory_by_kind(found, step.program.bytes).values())

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 import tensorflow as tf
 
 from aillm_tf.data.shards import ShardDataset
+from aillm_tf.training.strategy import on_jax
 
 # operations that only a host can run, and why
 _HOST = {
@@ -39,7 +40,7 @@ _MENDS = {
     "the size of its result depends on the values": "use a mask of a fixed size instead of taking elements out",
 }
 MANY_ROWS = 1_000_000  # of text, which a host tokenizes for minutes
-_NO_LAYERS = {"gradient_tape", "while", "body", "cond"}
+_NO_LAYERS = {"", "gradient_tape", "while", "body", "cond", "checkpoint", "rematted_computation", "closed_call"}
 _LANES, _SUBLANES = 128, 8
 _MANY = 1024  # numbers of an int64 tensor that cost time; a step count costs none
 
@@ -161,11 +162,15 @@ def layer_of(operation: str) -> str:
     Example:
         >>> layer_of("backbone_1/encoder_1/layer_0_1/attention_1/Softmax")
         'backbone/encoder/layer_0/attention'
+        >>> layer_of("jit(step)/transpose(jvp(backbone))/encoder/layer_0/ffn/up/reshape")
+        'backbone/encoder/layer_0/ffn/up'
         >>> layer_of("Softmax")
         'the step itself'
     """
+    # JAX puts the names of its functions between the scopes, and derivatives around the first of a path
+    operation = re.sub(r"^.*\bjvp\(|\bjit\([^()]*\)/|\)", "", operation)
     # Keras numbers the scopes of a layer that is called again; a block has a number of its own
-    scopes = [re.sub(r"^(layer_\d+|.*?)_\d+$", r"\1", scope) for scope in operation.split("/")[:-1]]
+    scopes = [re.sub(r"^(layer_\d+|(?!layer_\d+$).*?)_\d+$", r"\1", scope) for scope in operation.split("/")[:-1]]
     return "/".join(scope for scope in scopes if scope not in _NO_LAYERS) or "the step itself"
 
 
@@ -230,6 +235,9 @@ def of_run(training, sources: Iterable[str], data, topology) -> list[Finding]:
         what = f"{full} rows on {topology.replicas} replicas: {more} of {full + more} computed rows only fill up"
         advise("training.batch_size", what, f"a multiple of {topology.replicas * training.accumulate}")
     local = [source for source in sources if "://" not in source]
+    if topology.hosts > 1 and on_jax():
+        what = f"{topology.name} has {topology.hosts} hosts, of which JAX trains on one"
+        advise("--mesh", what, "train on a slice of one host, or with KERAS_BACKEND=tensorflow")
     if topology.hosts > 1 and local:
         what = f"{local[0]} has to be on the disk of all {topology.hosts} hosts"
         advise("data", what, "put it into a bucket near the TPU and give gs://...")

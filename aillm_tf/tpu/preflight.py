@@ -16,12 +16,13 @@ import tensorflow as tf
 
 from aillm_tf.layers.transformer import Stack
 from aillm_tf.tasks.generative import GenerativeTask
-from aillm_tf.tpu import lint
+from aillm_tf.tpu import lint, mesh
 from aillm_tf.tpu.capture import Captured
 from aillm_tf.tpu.compiler import OutOfMemory, compile_for_tpu
 from aillm_tf.tpu.estimate import EFFICIENCY, Estimate, estimate
 from aillm_tf.tpu.lower import Program, decoding_programs, evaluation_program, train_program
 from aillm_tf.tpu.topology import Topology
+from aillm_tf.training.strategy import on_jax
 
 STEPS = ("train", "evaluate", "decode")
 SAMPLE = 64  # steps of an epoch that are looked at for what an average one computes
@@ -125,7 +126,7 @@ def lowered(captured: Captured, topology: Topology, which: str, rows: int | None
         share = 1.0 if rows is None else rows / rows_of(batch)
         batch = {name: _with_rows(spec, round(share * spec.shape[0])) for name, spec in batch.items()}
         epoch = round(captured.data.steps_per_epoch / share)
-        program = train_program(task, batch, topology.replicas)
+        program = mesh.train_program(task, batch) if on_jax() else train_program(task, batch, topology.replicas)
         return [Step("train", program, rows_of(batch), tokens * share, flops * share, padding, epoch)]
     if not isinstance(task, GenerativeTask):
         raise ValueError(f"{type(task).__name__} writes no text: there is no decode step, give --step train,evaluate")
@@ -170,6 +171,12 @@ def set_remat(task, remat: bool) -> None:
             part.config = part.config.replace(remat=remat)
 
 
+def compile_step(step: Step, topology: Topology) -> dict:
+    """What the compiler says of a lowered step; see `compile_for_tpu`."""
+    partitions = step.program.partitions
+    return compile_for_tpu(step.program.text, topology.name, topology.devices // partitions, partitions)
+
+
 def compiled(step: Step, topology: Topology, remat: bool, efficiency: float = EFFICIENCY) -> Result:
     """Compiles a lowered step and estimates it.
 
@@ -184,7 +191,7 @@ def compiled(step: Step, topology: Topology, remat: bool, efficiency: float = EF
         CompileError: the compiler's own words.
     """
     try:
-        found = compile_for_tpu(step.program.text, topology.name, topology.replicas)
+        found = compile_step(step, topology)
     except OutOfMemory as error:
         raise lint.Refused([lint.of_memory(error, step.rows, remat)]) from error
     estimated = estimate(

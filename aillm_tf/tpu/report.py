@@ -13,7 +13,7 @@ GIGA = 1 << 30
 MEMORY = ("weights", "optimizer", "batch", "cache", "padding", "activations", "code")
 # not every result has all of these
 ORDER = (
-    *("topology", "step", "chips", "rows on a chip", "remat", *MEMORY, "memory of a chip", "headroom"),
+    *("topology", "mesh", "step", "chips", "rows on a chip", "remat", *MEMORY, "memory of a chip", "headroom"),
     *("FLOP of a chip", "bytes accessed", "collectives", "padding of the data", "compute / memory / network"),
     *("bound by", "step (modelled)", "MFU (modelled)", "tokens/s (modelled)", "dollars an epoch (modelled)"),
     "compiled in",
@@ -25,6 +25,7 @@ def to_dict(result: Result) -> dict:
     step = result.step
     return {
         "topology": result.topology.name,
+        "mesh": _mesh(result) or None,
         "chips": result.topology.chips,
         "step": step.name,
         "rows_per_chip": step.rows,
@@ -41,6 +42,12 @@ def to_dict(result: Result) -> dict:
     }
 
 
+def _mesh(result: Result) -> str:
+    """The mesh that a program is spread over; empty where each device runs a copy of its own."""
+    data, model = result.topology.replicas, result.topology.model
+    return f"data={data},model={model}" if result.step.program.partitions > 1 else ""
+
+
 def cells(result: Result) -> dict[str, str]:
     """Label -> what a person reads."""
     found, step, said = result.estimate, result.step, result.compiled
@@ -49,6 +56,7 @@ def cells(result: Result) -> dict[str, str]:
     times = (found.compute_seconds, found.memory_seconds, found.network_seconds)
     return {
         "topology": result.topology.name,
+        **({"mesh": mesh} if (mesh := _mesh(result)) else {}),
         "step": step.name,
         "chips": str(result.topology.chips),
         "rows on a chip": str(step.rows),

@@ -74,14 +74,20 @@ class Topology:
     kind: str  # a key of CHIPS
     chip: Chip
     shape: tuple[int, ...]
+    model: int = 1  # devices that share the rows of a replica: the axis `model` of a mesh
 
     @property
     def chips(self) -> int:
         return math.prod(self.shape)
 
     @property
-    def replicas(self) -> int:
+    def devices(self) -> int:
         return self.chips * self.chip.cores
+
+    @property
+    def replicas(self) -> int:
+        """Parts that the rows of a batch are cut into."""
+        return self.devices // self.model
 
     @property
     def hosts(self) -> int:

@@ -10,6 +10,7 @@ from aillm_tf.tpu.compiler import OutOfMemory
 from aillm_tf.tpu.estimate import estimate
 from aillm_tf.tpu.lint import Finding, of_memory
 from aillm_tf.tpu.lower import Program
+from aillm_tf.tpu.mesh import laid_on
 from aillm_tf.tpu.preflight import Result, Step
 from aillm_tf.tpu.topology import topology
 
@@ -35,6 +36,15 @@ def test_the_table_has_a_column_for_every_result(results):
     assert lines["step"] == ["train", "train", "decode"]
     assert lines["padding of the data"] == ["25.0%", "25.0%", "0.0%"]
     assert lines["dollars an epoch (modelled)"][-1] == "-"
+
+
+def test_a_program_of_all_chips_names_their_mesh(results):
+    assert "mesh" not in report.cells(results[0])
+    program = dataclasses.replace(results[0].step.program, partitions=8)
+    step = dataclasses.replace(results[0].step, program=program)
+    found = dataclasses.replace(results[0], step=step, topology=laid_on(topology("v5e:2x4"), "data=4,model=2"))
+    assert report.cells(found)["mesh"] == report.to_dict(found)["mesh"] == "data=4,model=2"
+    assert report.to_dict(found)["global_rows"] == 4 * 4
 
 
 def test_json_and_page_say_the_same(results, tmp_path):
