@@ -221,8 +221,16 @@ def same_run(found, expected):
     np.testing.assert_allclose([row["val_loss"] for row in mine], [row["val_loss"] for row in theirs], atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def two_processes(one_process, tmp_path_factory):
+    """The run of two workers to which nothing happens."""
+    folder = tmp_path_factory.mktemp("two")
+    finish(pair(folder / "run", one_process[1], folder, "TF_CONFIG"), folder)
+    return folder / "run"
+
+
 @pytest.mark.slow
-def test_two_workers_of_which_one_is_killed_go_on_and_train_as_one_process(one_process, tmp_path):
+def test_two_workers_of_which_one_is_killed_go_on_and_train_as_one_process(one_process, two_processes, tmp_path):
     """The first start ends with a worker killed, named by the other; the second, by TF_CONFIG, finishes the run."""
     expected, texts = one_process
     out = tmp_path / "run"
@@ -237,6 +245,8 @@ def test_two_workers_of_which_one_is_killed_go_on_and_train_as_one_process(one_p
     assert Checkpoints(out / "checkpoints").latest().step >= 4
     finish(pair(out, texts, tmp_path, "TF_CONFIG"), tmp_path)
     same_run(out, expected)
+    ends = [(run / "model" / "model.safetensors").read_bytes() for run in (out, two_processes)]
+    assert ends[0] == ends[1]
     found = json.loads((out / "report.json").read_text())["scores"]["loss"]
     assert found == pytest.approx(json.loads((expected / "report.json").read_text())["scores"]["loss"], abs=1e-5)
 

@@ -132,6 +132,17 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_classifier, rows
         assert goes_on(first, make_classifier, rows, tmp_path, whole) == 8
 
 
+def test_a_clock_that_is_set_back_an_hour_changes_nothing(make_classifier, rows, tmp_path, whole, monkeypatch):
+    clock = time.time
+
+    def set_back_and_killed():
+        monkeypatch.setattr(time, "time", lambda: clock() - 3600)
+        raise Killed
+
+    first, _ = interrupted(make_classifier, rows, tmp_path, 5, set_back_and_killed, Killed)
+    assert goes_on(first, make_classifier, rows, tmp_path, whole) == 5
+
+
 @SLOW
 def test_a_finished_run_trains_no_further(make_classifier, rows, tmp_path, whole):
     train(make_classifier, rows, tmp_path, first := At())

@@ -1,5 +1,7 @@
 """A step that waits long for its batch: the log says so once, and in which stage the batch is."""
 
+import os
+import signal
 import threading
 import time
 
@@ -8,6 +10,9 @@ import pytest
 import tensorflow as tf
 
 from aillm_tf.data.pipeline import Dataset, Ragged
+from aillm_tf.data.prepare import prepare
+from aillm_tf.data.prepare_options import PrepareOptions
+from aillm_tf.data.shards import open_shards
 from aillm_tf.training import watchdog
 from aillm_tf.training.optimizer import adamw
 from aillm_tf.training.watchdog import Watch
@@ -67,6 +72,47 @@ def test_slow_operations_are_told_from_python(caplog):
     threading.Timer(SLEEP, queue.enqueue_many, [[tf.range(99)]]).start()
     watched(dataset(noise=noise))
     assert "inside of TensorFlow: gathering its rows, or their noise" in caplog.text and "File" not in caplog.text
+
+
+@pytest.fixture
+def prepared(tokenizer, reviews, tmp_path):
+    """A corpus on the disk."""
+    tokenizer.save(tmp_path / "tokenizer")
+    (tmp_path / "texts.txt").write_text("\n".join(text for text, _ in reviews), encoding="utf-8")
+    options = {"documents": "line", "quality": "none", "min_words": 1, "similarity": 0, "validation": 0}
+    options |= {"tokenizer": str(tmp_path / "tokenizer"), "length": 16}
+    prepare(tmp_path / "shards", PrepareOptions((str(tmp_path / "texts.txt"),), **options), processes=1, progress=False)
+    return tmp_path / "shards"
+
+
+@pytest.fixture
+def hang(monkeypatch):
+    """Lets the kernel block whoever opens a file, until the descriptor that `hang(file)` gives is closed."""
+    fcntl = pytest.importorskip("fcntl")
+    if not hasattr(fcntl, "F_SETLEASE"):
+        pytest.skip("only Linux has leases on files")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # tells the holder that somebody waits
+
+    def held(file):
+        handle = os.open(file, os.O_RDWR)
+        try:
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            os.close(handle)
+            pytest.skip(f"the file system of {file} has no leases: {error}")
+        return handle
+
+    yield held
+    signal.signal(signal.SIGIO, before)
+
+
+def test_a_shard_on_a_disk_that_hangs_is_told_as_reading(prepared, hang, caplog):
+    data = open_shards(prepared, batch_size=4)
+    handle = hang(next(prepared.glob("train-*.tfrecord")))
+    threading.Timer(2 * SLEEP, os.close, [handle]).start()
+    assert watched(data)["token_ids"].shape == (4, 16)
+    assert "step 1 waits for data" in caplog.text
+    assert "Stage: reading rows from the shards on disk" in caplog.text and "in _fill" in caplog.text
 
 
 def test_a_long_step_is_told_from_missing_data(caplog):
