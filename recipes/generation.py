@@ -179,8 +179,9 @@ def main(config: Config) -> dict:
         texts, held_out, prepared = read(data)
         with strategy.scope():
             model = build(config.model, training, texts, prepared, run)
-        rows = batches(model, texts, training, layout=data.layout)
-        sizes = {"batch_size": training.batch_size, "fixed_length": training.fixed_length}
+        # texts are read by now, a prepared folder is not
+        rows = batches(model, texts, training, layout=data.layout, on_bad=data.on_bad)
+        sizes = {name: getattr(training, name) for name in ("batch_size", "fixed_length")} | {"on_bad": data.on_bad}
         validation = model.dataset(held_out, layout=data.layout, **sizes) if held_out else None
         fit(model, rows, training, run, validation=validation, best="-loss" if validation else None)
         model.save(run.model_folder)
