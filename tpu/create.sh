@@ -51,7 +51,7 @@ case " $shapes " in
 esac
 chips=$((${shape//x/*}))
 if [ "$chips" -gt 8 ] || { [ "$cores" = 2 ] && [ "$chips" -gt 4 ]; }; then
-    tell "note: $topology has several hosts; recipes train on one host so far, see tpu/README.md"
+    tell "note: $topology has several hosts; recipes train across them with JAX, not tried on a pod yet, see tpu/README.md"
 fi
 accelerator=$family-$((cores * chips))
 

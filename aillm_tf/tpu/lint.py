@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 import tensorflow as tf
 
 from aillm_tf.data.shards import ShardDataset
+from aillm_tf.training import layouts
 from aillm_tf.training.strategy import on_jax
 
 # operations that only a host can run, and why
@@ -235,9 +236,9 @@ def of_run(training, sources: Iterable[str], data, topology) -> list[Finding]:
         what = f"{full} rows on {topology.replicas} replicas: {more} of {full + more} computed rows only fill up"
         advise("training.batch_size", what, f"a multiple of {topology.replicas * training.accumulate}")
     local = [source for source in sources if "://" not in source]
-    if topology.hosts > 1 and on_jax():
-        what = f"{topology.name} has {topology.hosts} hosts, of which JAX trains on one"
-        advise("--mesh", what, "train on a slice of one host, or with KERAS_BACKEND=tensorflow")
+    if topology.hosts > 1 and on_jax() and layouts.splits_weights(training.mesh, training.layout):
+        what = f"{topology.name} has {topology.hosts} hosts, over which weights cannot be split yet"
+        advise("--mesh", what, f"data={topology.devices}, or a slice of one host")
     if topology.hosts > 1 and local:
         what = f"{local[0]} has to be on the disk of all {topology.hosts} hosts"
         advise("data", what, "put it into a bucket near the TPU and give gs://...")

@@ -1,8 +1,8 @@
 """The workers of a run: who they are, meeting before TensorFlow starts, and naming the one that is missing.
 
 A cluster is a list of addresses, `host:port`; the first is the chief, the only one that writes. It comes from the
-options, from TF_CONFIG or from SLURM's variables. `meet` is plain sockets: TensorFlow itself waits for a missing worker
-without saying which one it is.
+options, from TF_CONFIG or from SLURM's variables; that of a TPU's hosts from its machine. `join` is plain sockets:
+TensorFlow itself waits for a missing worker without saying which one it is, and JAX aborts.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ import re
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from aillm_tf.chips import chips
+
 FIRST_SLURM_PORT = 20_000
+TPU_PORT = 20_000
 WATCH_SECONDS = 2.0
 
 
@@ -122,6 +126,51 @@ def _of_slurm(environment: Mapping[str, str]) -> Cluster:
     return Cluster(tuple(addresses), int(environment["SLURM_PROCID"]))
 
 
+def of_tpu(environment: Mapping[str, str] = os.environ) -> Cluster | None:
+    """The hosts of the TPU that this machine belongs to, by their variables, else by the machine's metadata.
+
+    Args:
+        environment: the process's variables.
+
+    Returns:
+        The cluster; None where this host is the only one, or nothing says that there are others.
+
+    Raises:
+        ValueError: there are several, and nothing says which of them this one is.
+
+    Example:
+        >>> of_tpu({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2", "TPU_WORKER_ID": "1"})
+        Cluster(addresses=('10.0.0.1:20000', '10.0.0.2:20000'), index=1)
+    """
+    hosts, worker = environment.get("TPU_WORKER_HOSTNAMES"), environment.get("TPU_WORKER_ID")
+    if hosts is None:
+        if not chips().count:
+            return None
+        server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
+        hosts, worker = (_metadata(server, key) for key in ("worker-network-endpoints", "agent-worker-number"))
+    # each is a name, or name:number:ip
+    names = [parts[2 if len(parts) == 3 else 0] for parts in (host.split(":") for host in hosts.split(",") if host)]
+    if len(names) < 2:
+        return None
+    if not (worker or "").isdecimal():
+        raise ValueError(
+            f"this TPU has {len(names)} hosts, and nothing says which this one is: set TPU_WORKER_ID, from 0, in the "
+            "order of TPU_WORKER_HOSTNAMES"
+        )
+    return Cluster(tuple(f"{name}:{TPU_PORT}" for name in names), int(worker))
+
+
+def _metadata(server: str, key: str) -> str:
+    """An attribute that Google Cloud gave this machine; "" where there is none."""
+    address = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
+    try:
+        asked = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
 def join(cluster: Cluster, timeout: float) -> None:
     """Makes this process a worker of the cluster: waits for all others, then this is what `is_chief` asks.
 
@@ -138,14 +187,25 @@ def join(cluster: Cluster, timeout: float) -> None:
     _current = cluster
 
 
+def listen(address: str) -> socket.socket:
+    """A server at the address of this worker.
+
+    Raises:
+        OSError: something else listens there, or nothing may.
+    """
+    port = address.rpartition(":")[2]
+    try:
+        return socket.create_server(("", int(port)), reuse_port=False)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"this worker cannot listen at its address {address}: {error.strerror}; give another port"
+        ) from None
+
+
 def _gather(cluster: Cluster, end: float, timeout: float) -> None:
     """The chief: listens at its own address until every worker has called, then lets all go."""
-    host, _, port = cluster.addresses[0].rpartition(":")
     with contextlib.ExitStack() as stack:
-        try:
-            server = stack.enter_context(socket.create_server(("", int(port)), reuse_port=False))
-        except OSError as error:
-            raise OSError(error.errno, f"the chief cannot listen at {host}:{port}: {error.strerror}") from None
+        server = stack.enter_context(listen(cluster.addresses[0]))
         calls: dict[int, socket.socket] = {}
         while len(calls) < len(cluster.addresses) - 1:
             missing = [i for i in range(1, len(cluster.addresses)) if i not in calls]
@@ -194,13 +254,24 @@ def agree(strategy, what: str, number: int) -> None:
     """Waits until every worker is here, and makes sure that all have the same number.
 
     Args:
-        strategy: a `tf.distribute.Strategy` of several workers.
+        strategy: a `tf.distribute.Strategy`, or a `JaxStrategy`, of several workers.
         what: the number is, for the error.
         number: an int32.
 
     Raises:
         RuntimeError: the numbers differ; says which worker has which.
     """
+    numbers = strategy.of_every_process(number) if _on_jax() else _of_every_replica(strategy, number)
+    if len(np.unique(numbers)) > 1:
+        of_worker = numbers.reshape(len(_current.addresses), -1)[:, 0] if _current else numbers
+        raise RuntimeError(
+            f"the workers do not agree on {what}: "
+            + ", ".join(f"worker {i}: {number}" for i, number in enumerate(of_worker))
+            + ". The run directory must lie on a file system that all workers share (-1: no checkpoint seen)"
+        )
+
+
+def _of_every_replica(strategy, number: int) -> np.ndarray:
     import tensorflow as tf
 
     @tf.function
@@ -212,22 +283,38 @@ def agree(strategy, what: str, number: int) -> None:
 
         return strategy.experimental_local_results(strategy.run(of_replica))[0]
 
-    numbers = gathered(tf.constant(number)).numpy()
-    if len(np.unique(numbers)) > 1:
-        of_worker = numbers.reshape(len(_current.addresses), -1)[:, 0] if _current else numbers
-        raise RuntimeError(
-            f"the workers do not agree on {what}: "
-            + ", ".join(f"worker {i}: {number}" for i, number in enumerate(of_worker))
-            + ". The run directory must lie on a file system that all workers share (-1: no checkpoint seen)"
-        )
+    return gathered(tf.constant(number)).numpy()
+
+
+def _on_jax() -> bool:
+    import keras
+
+    return keras.backend.backend() == "jax"
+
+
+def named_failures() -> contextlib.AbstractContextManager:
+    """Within this context errors about a lost worker name it and say what to do."""
+    if not _on_jax():
+        return _named_by_tensorflow()
+    from aillm_tf.training import jax_processes
+
+    return jax_processes.named_failures()
+
+
+def lost(workers: Sequence[int], reason: str) -> str:
+    """What is said of workers that are gone."""
+    who = _named(_current, workers) if _current and workers else "a worker"
+    return (
+        f"{who} is lost ({reason}). Start the same command on every worker again: the run goes on from its last "
+        "checkpoint"
+    )
 
 
 @contextlib.contextmanager
-def named_failures() -> Iterator[None]:
-    """Within this context TensorFlow's errors about a lost worker name it and say what to do."""
+def _named_by_tensorflow() -> Iterator[None]:
     import tensorflow as tf
 
-    lost = (
+    signs = (
         tf.errors.UnavailableError,
         tf.errors.AbortedError,
         tf.errors.DeadlineExceededError,
@@ -235,13 +322,9 @@ def named_failures() -> Iterator[None]:
     )
     try:
         yield
-    except (*lost, tf.errors.CancelledError, tf.errors.FailedPreconditionError) as error:
-        gone = _silent() or sorted({int(i) for i in re.findall(r"task:(\d+) heartbeat timeout", str(error))})
-        who = _named(_current, gone) if _current and gone else "a worker"
-        raise RuntimeError(
-            f"{who} is lost ({type(error).__name__}). Start the same command on every worker again: the run goes on "
-            "from its last checkpoint"
-        ) from error
+    except (*signs, tf.errors.CancelledError, tf.errors.FailedPreconditionError) as error:
+        gone = silent() or sorted({int(i) for i in re.findall(r"task:(\d+) heartbeat timeout", str(error))})
+        raise RuntimeError(lost(gone, type(error).__name__)) from error
 
 
 def watch_over_others() -> None:
@@ -253,17 +336,24 @@ def watch_over_others() -> None:
     from tensorflow.python.eager import context  # as TensorFlow's own, slower watch does
 
     def watch():
-        strikes = 0
-        while strikes < 3:
-            time.sleep(WATCH_SECONDS)
-            gone = _silent(ConnectionRefusedError)
-            strikes = strikes + 1 if gone else 0
+        gone = wait_for_a_loss()
         context.context().abort_collective_ops(tf.errors.UNAVAILABLE, f"{_named(_current, gone)} is gone")
 
     threading.Thread(target=watch, name="watch over other workers", daemon=True).start()
 
 
-def _silent(problem: type[OSError] = OSError) -> list[int]:
+def wait_for_a_loss(over: threading.Event | None = None) -> list[int]:
+    """Returns once workers are gone, their numbers; none where `over` was set before."""
+    over, strikes, gone = over or threading.Event(), 0, []
+    while strikes < 3:
+        if over.wait(WATCH_SECONDS):
+            return []
+        gone = silent(ConnectionRefusedError)
+        strikes = strikes + 1 if gone else 0
+    return gone
+
+
+def silent(problem: type[OSError] = OSError) -> list[int]:
     """The workers to whose addresses no connection can be made."""
     silent = []
     for i, address in enumerate(_current.addresses if _current else ()):

@@ -153,7 +153,7 @@ def state_of(task) -> dict:
 
 def batches(task, iterator: Iterator, micro: int) -> Iterator[tuple[dict, np.ndarray | None]]:
     """Batches on the devices, features (micro, rows, ...) each, and the numbers of their rows."""
-    placed = task.strategy.sharding(None, task.strategy.distribution.batch_dim_name)
+    axes = None, task.strategy.distribution.batch_dim_name
 
     def cut(x: np.ndarray) -> np.ndarray:
         replicas, rows = x.shape[:2]
@@ -164,7 +164,7 @@ def batches(task, iterator: Iterator, micro: int) -> Iterator[tuple[dict, np.nda
     for batch in iterator:
         arrays = {name: x.numpy() for name, x in batch.items()}
         rows = arrays.pop("row", None)  # for the host alone
-        yield jax.device_put({name: cut(x) for name, x in arrays.items()}, placed), rows
+        yield task.strategy.put({name: cut(x) for name, x in arrays.items()}, *axes), rows
 
 
 def make_train_function(task) -> Callable:
@@ -176,24 +176,32 @@ def make_train_function(task) -> Callable:
     variables = state_of(task)
     whole = task.strategy.sharding()
     where = jax.tree.map(lambda v: whole if v._layout is None else v._layout.backend_layout, variables)
+    step_of_task = make_step(task)
+
+    def step(state, fixed, batch, sound, leaving):
+        state, results = step_of_task(state, fixed, batch, sound)
+        return state, {**results, "leaving": jnp.sum(leaving)}
+
     # the old state's memory becomes the new one's
-    step = jax.jit(make_step(task), donate_argnums=0, out_shardings=(where, whole))
+    step = jax.jit(step, donate_argnums=0, out_shardings=(where, whole))
     trained = {id(variable) for variable in task.trainable_variables}
+    batch_dim = task.strategy.distribution.batch_dim_name
+    local = task.strategy.num_replicas_in_sync // len(task.strategy.processes)
 
     def function(iterator, steps, leaving=0.0):
         state = jax.device_put(jax.tree.map(lambda variable: variable.value, variables), where)
         # not those that the state has: their memory is given away
         fixed = [None if id(variable) in trained else variable.value for variable in task.variables]
-        sound, found = jax.device_put(np.array(True), whole), []
+        sound, found = task.strategy.put(np.array(True)), []
+        leaving = task.strategy.put(np.full(local, float(leaving), "float32"), batch_dim)
         try:
             for _, (batch, _) in zip(range(int(steps)), batches(task, iterator, task.accumulate), strict=False):
-                state, results = step(state, fixed, batch, sound)
+                state, results = step(state, fixed, batch, sound, leaving)
                 sound = results.pop("sound")
                 found.append(results)
         finally:
             jax.tree.map(lambda variable, value: variable.assign(value), variables, state)
-        found = {name: np.array([results[name] for results in found]) for name in found[0]}
-        return {**found, "leaving": np.full(len(found["loss"]), float(leaving))}
+        return {name: np.array([results[name] for results in found]) for name in found[0]}
 
     return function
 
@@ -209,6 +217,8 @@ def make_test_function(task) -> Callable:
     def function(iterator):
         batch, rows = next(batches(task, iterator, 1))
         sums, found = evaluate(values_of(task), jax.tree.map(lambda x: x[0], batch))
+        if len(task.strategy.processes) > 1:  # `found` is of all rows already, here is the number of those made here
+            rows = task.strategy.of_every_process(rows)
         return {"sums": sums, "rows": {**found, "row": rows.reshape(-1)}}
 
     return function
@@ -222,7 +232,7 @@ def make_answer_function(task) -> Callable:
     """
 
     def compiled(function: Callable) -> Callable:
-        program = jax.jit(stateless(task, function))
+        program = jax.jit(stateless(task, function), out_shardings=task.strategy.sharding())
 
         @functools.wraps(function)
         def call(features: dict):

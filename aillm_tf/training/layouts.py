@@ -17,9 +17,13 @@ import contextlib
 import functools
 import logging
 import math
+from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from aillm_tf.training import cluster as clusters
 
 logger = logging.getLogger("aillm_tf")
 
@@ -76,7 +80,7 @@ def distribution(mesh: str | None = None, layout: str = "tensor_parallel") -> ke
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout is one of {', '.join(LAYOUTS)}, not {layout!r}")
-    devices = keras.distribution.list_devices()
+    devices = _devices()
     sizes = {DATA: len(devices), MODEL: 1} if mesh is None else parse_mesh(mesh)
     wanted = math.prod(sizes.values())
     if wanted > len(devices):
@@ -134,6 +138,7 @@ class JaxStrategy:
     def __init__(self, distribution: keras.distribution.Distribution):
         self.distribution, self.mesh = distribution, distribution.device_mesh.backend_mesh
         self.num_replicas_in_sync = self.mesh.shape[distribution.batch_dim_name]
+        self.processes = sorted({device.process_index for device in self.mesh.devices.flat})
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Within this context variables are laid on the mesh when they are made."""
@@ -146,15 +151,50 @@ class JaxStrategy:
         return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(*axes))
 
     def distribute_datasets_from_function(self, function) -> tf.data.Dataset:
-        """A step's slices for all replicas as one element, one more dimension in front."""
-        context = tf.distribute.InputContext(num_replicas_in_sync=self.num_replicas_in_sync)
-        return function(context).batch(self.num_replicas_in_sync).prefetch(2)
+        """A step's slices for the replicas of this process as one element, one more dimension in front."""
+        import jax
+
+        workers = len(self.processes)
+        context = tf.distribute.InputContext(
+            num_input_pipelines=workers,
+            input_pipeline_id=self.processes.index(jax.process_index()),
+            num_replicas_in_sync=self.num_replicas_in_sync,
+        )
+        return function(context).batch(self.num_replicas_in_sync // workers).prefetch(2)
+
+    def put(self, arrays, *axes: str | None):
+        """Arrays of NumPy in any nesting on the mesh; each is the part of this process alone along split dimensions."""
+        import jax
+
+        return jax.make_array_from_process_local_data(self.sharding(*axes), arrays)
+
+    def of_every_process(self, array) -> np.ndarray:
+        """(processes, ...): what each process has given, in the order of their slices; integers are 32 bits wide."""
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(np.asarray(array))[self.processes]
 
 
 def current() -> JaxStrategy:
     """The strategy in whose scope this is called, else one of a single device."""
-    found = keras.distribution.distribution()
-    return _of(found or keras.distribution.DataParallel(devices=keras.distribution.list_devices()[:1]))
+    return _of(keras.distribution.distribution() or _one_device())
+
+
+def _one_device() -> keras.distribution.Distribution:
+    import jax
+
+    return keras.distribution.DataParallel(devices=_names(jax.local_devices()[:1]))
+
+
+def _devices() -> list[str]:
+    """All devices as Keras names them, those of one process side by side: they take neighbouring slices of a batch."""
+    import jax
+
+    return _names(sorted(jax.devices(), key=lambda device: device.process_index))
+
+
+def _names(devices) -> list[str]:
+    return [f"{device.platform}:{device.id}" for device in devices]
 
 
 @functools.lru_cache(maxsize=1)
@@ -163,30 +203,83 @@ def _of(distribution: keras.distribution.Distribution) -> JaxStrategy:
     return JaxStrategy(distribution)
 
 
-def open_devices(name: str, mesh: str | None, layout: str) -> JaxStrategy:
+def open_devices(
+    name: str, mesh: str | None, layout: str, cluster: Sequence[str] | None, worker: int | None, timeout: float
+) -> JaxStrategy:
     """The strategy that `aillm_tf.strategy` gives under the JAX backend.
 
     Args:
-        name: "auto" (all devices, or those of the mesh) or "one".
+        name: "auto" (all devices, or those of the mesh), "one", "multi_worker" or "tpu".
         mesh, layout: see `distribution`.
+        cluster, worker, timeout: see `aillm_tf.strategy`.
 
     Raises:
-        ValueError: a strategy of TensorFlow, or what `distribution` raises.
-        RuntimeError: this is one of several JAX processes.
+        ValueError: a strategy of TensorFlow, a mesh that several processes cannot train on, or what `distribution`
+            raises.
+        RuntimeError: there is no TPU, or JAX has been used before its processes were started.
+        TimeoutError: a worker did not come; names it.
     """
     import jax
 
-    if name not in ("auto", "one"):
+    if name == "mirrored":
         raise ValueError(
             f"strategy {name!r} is TensorFlow's, and KERAS_BACKEND is jax: leave it at auto and say with mesh "
             "(data=4,model=2) how the devices are used, or start the program with KERAS_BACKEND=tensorflow"
         )
-    if jax.process_count() > 1:
+    workers = clusters.find(cluster or (), worker) if name == "multi_worker" else None
+    if name == "tpu" or (name == "auto" and "tpu" in (jax.config.jax_platforms or "tpu")):
+        workers = clusters.of_tpu()
+    several = workers is not None and len(workers.addresses) > 1
+    if several:
+        if splits_weights(mesh, layout):
+            raise ValueError(
+                f"mesh {mesh} with the layout {layout} splits weights, which several processes cannot do yet: leave "
+                "both out, every device then holds all weights; or train on the devices of one machine"
+            )
+        _start(workers, timeout, name != "multi_worker")
+    if name == "tpu" and jax.default_backend() != "tpu":
         raise RuntimeError(
-            "under JAX one process trains on all devices of one machine; for several machines use "
-            "KERAS_BACKEND=tensorflow with the strategy multi_worker or tpu"
+            f"JAX has found no TPU, it computes on {jax.default_backend()}: `aillm doctor` says what this machine has, "
+            "and JAX's installation page which build opens a TPU"
         )
-    return _of(distribution("data=1" if name == "one" else mesh, layout))
+    if name == "one":
+        return _of(_one_device())
+    if not several and jax.process_count() > 1:
+        raise RuntimeError(
+            f"this is one of {jax.process_count()} JAX processes, which were not started here: give the strategy "
+            "multi_worker on every machine, or on the hosts of a TPU tpu with TPU_WORKER_HOSTNAMES and TPU_WORKER_ID"
+        )
+    opened = _of(distribution(mesh, layout))
+    if several:
+        _check_shares(opened)
+    return opened
+
+
+@functools.cache
+def _start(workers: clusters.Cluster, timeout: float, on_tpu: bool) -> None:
+    from aillm_tf.training import jax_processes
+
+    jax_processes.start(workers, timeout, on_tpu)
+
+
+def splits_weights(mesh: str | None, layout: str) -> bool:
+    """Whether a device holds a part of the weights only; arguments as of `distribution`."""
+    return layout != "tensor_parallel" or (mesh is not None and parse_mesh(mesh)[MODEL] > 1)
+
+
+def _check_shares(strategy: JaxStrategy) -> None:
+    """Every process has as many devices as another, and all of them are on the mesh."""
+    import jax
+
+    counts = {process: 0 for process in range(jax.process_count())}
+    for device in strategy.mesh.devices.flat:
+        counts[device.process_index] += 1
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            "every worker has to train on as many devices as the others, not "
+            + ", ".join(f"worker {worker} on {count}" for worker, count in counts.items())
+            + ": leave the mesh out, and give all of them the same number of devices"
+        )
 
 
 def leave_devices_to_jax() -> None:

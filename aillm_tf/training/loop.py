@@ -233,7 +233,11 @@ def evaluate(task, data, verbose="auto") -> tuple[dict[str, float], dict[str, np
         task.test_function = programs().make_test_function(task)
     sums, rows = {}, {}
     bar = keras.utils.Progbar(data.steps_per_epoch, verbose=int(verbose != 0 and watched()), unit_name="batch")
-    with task.averaged(), Watch(data) as watch:
+    with contextlib.ExitStack() as stack:
+        if of_several_processes(task.strategy):
+            stack.enter_context(cluster.named_failures())
+        stack.enter_context(task.averaged())
+        watch = stack.enter_context(Watch(data))
         iterator = iter(data.distribute(task.strategy, 0, data.steps_per_epoch))
         for i in range(data.steps_per_epoch):
             result = watch.call(task.test_function, iterator, first_step=i, last_step=i + 1)

@@ -84,9 +84,10 @@ def open_strategy(options: Training):
     """The strategy that the options ask for; of several workers, it waits for all of them."""
     from aillm_tf.training.strategy import listen_for_profiler, strategy
 
-    listen_for_profiler()
     cluster = {"cluster": options.cluster, "worker": options.worker, "timeout": options.worker_timeout}
-    return strategy(options.strategy, mesh=options.mesh, layout=options.layout, **cluster)
+    opened = strategy(options.strategy, mesh=options.mesh, layout=options.layout, **cluster)
+    listen_for_profiler()  # JAX opens its devices then, so its processes must have been started
+    return opened
 
 
 def batches(task, rows, options: Training, **columns):
@@ -118,7 +119,9 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
     import keras
 
     from aillm_tf.training.batch_growth import GrowingBatches
+    from aillm_tf.training.cluster import agree
     from aillm_tf.training.optimizer import adamw
+    from aillm_tf.training.strategy import of_several_processes
 
     _choose_weights(task, options)
     steps = options.epochs * data.steps_per_epoch
@@ -164,6 +167,8 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
     )
     if options.restore_best and best:
         saved = checkpoints.best()
+        if of_several_processes(task.strategy):  # they may not all see what the first one wrote
+            agree(task.strategy, "the best checkpoint", -1 if saved is None else saved.step)
         task.set_state({name: saved.group(name) for name in ("model", "optimizer")})
         task.use_averages()
         print(f"taken: the weights of step {saved.step}, the best by {best.removeprefix('-')}")

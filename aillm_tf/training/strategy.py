@@ -46,7 +46,9 @@ def trains_on_tpu() -> bool:
 
 def of_several_processes(strategy) -> bool:
     """Whether other processes train with this one."""
-    return isinstance(strategy, tf.distribute.Strategy) and strategy.extended._in_multi_worker_mode()
+    if not isinstance(strategy, tf.distribute.Strategy):
+        return len(strategy.processes) > 1
+    return strategy.extended._in_multi_worker_mode()
 
 
 @cache
@@ -54,8 +56,8 @@ def _tpu() -> tf.distribute.TPUStrategy:
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     if len(hosts) > 1:
         raise RuntimeError(
-            f"this TPU has {len(hosts)} hosts, of which TensorFlow would open one and wait for the others: use one of "
-            "a single host, such as v5e:2x4"
+            f"this TPU has {len(hosts)} hosts, of which TensorFlow would open one and wait for the others: start the "
+            "program with KERAS_BACKEND=jax on all of them, or use a TPU of a single host, such as v5e:2x4"
         )
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu="local")
@@ -109,7 +111,9 @@ def strategy(
     Args:
         name: "auto" (TPU, else all GPUs, else one device), "one", "mirrored" (all GPUs, or all logical CPU devices),
             "multi_worker" (several processes, each with its GPUs or CPU; call it before any other TensorFlow op), or
-            "tpu" (the chips of this host). Under JAX, "auto" (all devices) or "one".
+            "tpu" (the chips of this host). Under JAX, "auto" (all devices, of all hosts of a TPU), "one",
+            "multi_worker" (several processes, each with all its devices; call it before any JAX op), or "tpu" (as
+            "auto", and an error where there is none).
         mesh: of JAX: devices along each axis, as in "data=4,model=2"; None: all along `data`.
         layout: of JAX: how weights lie on the mesh, "tensor_parallel" or "fully_sharded".
         cluster: of "multi_worker": `host:port` of every worker, the chief first; None: TF_CONFIG, else SLURM says.
@@ -133,7 +137,7 @@ def strategy(
     if on_jax():
         from aillm_tf.training import layouts
 
-        return layouts.open_devices(name, mesh, layout)
+        return layouts.open_devices(name, mesh, layout, cluster, worker, timeout)
     if mesh is not None:
         raise ValueError(f"mesh {mesh!r} is for JAX: start the program with KERAS_BACKEND=jax")
     if name == "multi_worker":  # before anything looks at devices: it must configure them first

@@ -6,6 +6,8 @@ KERAS_BACKEND decides which backend it is; FOLDER holds the saved tasks, whose w
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -17,6 +19,7 @@ import numpy as np
 import aillm_tf as ai
 from aillm_tf.data.parallel import Parallel
 from aillm_tf.data.sources import Labelled
+from aillm_tf.training import cluster
 
 TEXTS = [
     ("a stirring and funny film about the end of a long war", 1),
@@ -171,6 +174,58 @@ def refusals(folder: Path) -> list[str]:
         try:
             call()
         except (RuntimeError, ValueError) as error:
+            messages.append(str(error))
+    return messages
+
+
+def whole(folder: Path, kind: str, strategy: dict, out: str, **compiled) -> dict:
+    """Losses of a task that is trained and saved, and then what it scores and answers."""
+    task = open_task(folder, kind, strategy, **compiled)
+    losses = train(task)
+    task.save(out)
+    found, rows = task.evaluate(task.dataset(rows_of(kind, task), batch_size=6), verbose=0, return_rows=True)
+    rows = {name: np.asarray(values).tolist() for name, values in rows.items()}
+    return {"losses": losses, "scores": found, "rows": rows, "answers": task.answer([text for text, _ in TEXTS])}
+
+
+class Leave(keras.callbacks.Callback):
+    """SIGTERM to this process after some step."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def left(folder: Path, kind: str, strategy: dict, told: bool, mine: str, shared: str) -> dict:
+    """A run of 6 steps with checkpoints in `mine`, which SIGTERM after the third ends, and the one that goes on."""
+    first, then, status = Losses(), Losses(), None
+    for losses, place, step in ((first, mine, 3 if told else -1), (then, shared, -1)):
+        task = open_task(folder, kind, strategy)
+        data = task.dataset(rows_of(kind, task), batch_size=6, shuffle=True, fixed_length=True)
+        options = {"checkpoints": ai.Checkpoints(place), "callbacks": [losses, Leave(step)], "verbose": 0}
+        try:
+            task.fit(data, steps=6, **options)
+            break
+        except SystemExit as error:
+            status = error.code
+    return {"status": status, "parts": [first.values, then.values]}
+
+
+def refused(folder: Path, strategy: dict) -> list[str]:
+    """What several processes cannot do says why, and so do two that are not of one mind."""
+    messages = []
+    try:
+        cluster.agree(ai.strategy(**strategy), "a number", strategy["worker"])
+    except RuntimeError as error:
+        messages.append(str(error))
+    for how in ({"mesh": "data=2,model=2"}, {"layout": "fully_sharded"}, {"mesh": "data=3"}):
+        try:
+            ai.strategy(**strategy, **how)
+        except ValueError as error:
             messages.append(str(error))
     return messages
 

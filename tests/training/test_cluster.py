@@ -1,16 +1,17 @@
 """Who the workers are, meeting before the start, and two processes that train as one."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from worker_processes import command, finish, free_ports, losses
 
 from aillm_tf.training import cluster
 from aillm_tf.training.checkpoint import Checkpoints
@@ -18,14 +19,6 @@ from aillm_tf.training.cluster import Cluster, find, join
 from aillm_tf.training.metrics_log import read_rows
 
 THREE = {"SLURM_NTASKS": "3", "SLURM_JOB_ID": "123456"}
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @pytest.fixture
@@ -155,18 +148,19 @@ def test_a_run_of_another_worker_writes_elsewhere_and_reads_the_checkpoints(addr
     assert not own.exists()
 
 
+def test_who_no_longer_listens_is_gone(addresses, monkeypatch):
+    monkeypatch.setattr(cluster, "WATCH_SECONDS", 0.01)
+    cluster._current = Cluster(addresses, 0)
+    with contextlib.ExitStack() as stack:
+        for address in addresses[::2]:
+            stack.enter_context(socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))))
+        assert cluster.wait_for_a_loss() == [1]
+    over = threading.Event()
+    over.set()
+    assert cluster.wait_for_a_loss(over) == []
+
+
 # Two processes
-
-
-def command(out, texts, *options):
-    return [
-        *(sys.executable, "-m", "aillm_tf.cli", "train", "pretrain", "--out", str(out), "--data.train", str(texts)),
-        *("--data.validation", str(texts), "--data.deduplicate", "false", "--data.text", "0"),
-        *("--model.preset", "tiny", "--model.vocab_size", "120", "--model.max_length", "16"),
-        *("--training.batch_size", "6", "--training.steps", "12", "--training.checkpoint_every", "2"),
-        *("--training.validation_every", "8", "--training.dtype", "float32", "--training.fixed_length", "true"),
-        *options,
-    ]
 
 
 def start(out, texts, *options, log, environment=()):
@@ -189,17 +183,6 @@ def pair(out, texts, folder, way):
             environment = {"TF_CONFIG": json.dumps(config)}
         workers.append(start(out, texts, *options, log=folder / f"worker{i}.log", environment=environment))
     return workers
-
-
-def finish(processes, folder):
-    codes = [process.wait(timeout=550) for process in processes]
-    logs = "".join(path.read_text(errors="replace")[-3000:] for path in folder.glob("*.log"))
-    assert codes == [0] * len(codes), logs
-
-
-def losses(out):
-    rows = read_rows(out / "metrics.jsonl") if (out / "metrics.jsonl").exists() else []
-    return {row["step"]: row["loss"] for row in rows if "epoch" not in row}
 
 
 @pytest.fixture(scope="module")
