@@ -69,8 +69,11 @@ def test_slow_operations_are_told_from_python(caplog):
     def noise(example, seed, length):
         return {**example, "drawn": queue.dequeue()}
 
-    threading.Timer(SLEEP, queue.enqueue_many, [[tf.range(99)]]).start()
-    watched(dataset(noise=noise))
+    def step(iterator):
+        threading.Timer(SLEEP, queue.enqueue_many, [[tf.range(99)]]).start()
+        return next(iterator)
+
+    watched(dataset(noise=noise), step)
     assert "inside of TensorFlow: gathering its rows, or their noise" in caplog.text and "File" not in caplog.text
 
 
@@ -109,8 +112,12 @@ def hang(monkeypatch):
 def test_a_shard_on_a_disk_that_hangs_is_told_as_reading(prepared, hang, caplog):
     data = open_shards(prepared, batch_size=4)
     handle = hang(next(prepared.glob("train-*.tfrecord")))
-    threading.Timer(2 * SLEEP, os.close, [handle]).start()
-    assert watched(data)["token_ids"].shape == (4, 16)
+
+    def step(iterator):
+        threading.Timer(SLEEP, os.close, [handle]).start()
+        return next(iterator)
+
+    assert watched(data, step)["token_ids"].shape == (4, 16)
     assert "step 1 waits for data" in caplog.text
     assert "Stage: reading rows from the shards on disk" in caplog.text and "in _fill" in caplog.text
 
