@@ -38,6 +38,10 @@ say() {
     tell "$(date '+%H:%M:%S')  $*"
 }
 
+check_wanted() { # tpu/delete.sh forgets how a TPU was created before it deletes it
+    [ -f "$state/create" ] || fail "$name was deleted by tpu/delete.sh: not creating it again"
+}
+
 spend_restart() { # WHY
     [ "$restarts" -gt 0 ] || finish 1 "$1, and no restart is left: raise --restarts and watch again"
     restarts=$((restarts - 1))
@@ -88,6 +92,7 @@ follow() { # one look at a TPU that is there; ends this script where the job has
     [ "$lines" = "$before" ] || say "$lines"
     states=$(cut -f 1 <<<"$lines" | cut -d ' ' -f 3-)
     if grep -qxE 'killed|idle' <<<"$states"; then
+        check_wanted # a TPU that is being deleted loses its jobs first
         spend_restart "a worker has lost its job, as by a reboot"
         on_workers 'bash aillm_tf/tpu/worker.sh stop' || true
         rerun launch.sh "${launch[@]}"
@@ -118,7 +123,7 @@ while :; do
     case $now in
         READY) follow ;;
         PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING | NONE)
-            [ -f "$state/create" ] || fail "$name was deleted by tpu/delete.sh: not creating it again"
+            check_wanted
             spend_restart "the TPU is $now"
             stopped=0
             start_anew
