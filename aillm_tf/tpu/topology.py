@@ -17,7 +17,6 @@ import yaml
 from aillm_tf.training.flops import TPU_PEAKS
 
 GIB = 1 << 30
-RESERVED = 258 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Chip:
     Attributes:
         name: as in Google's documentation.
         hbm: bytes of memory.
+        usable: of these, bytes that the compiler lets a program take; it keeps the rest for the runtime, of a v4 half.
         flops: bfloat16 FLOP/s at the peak.
         bandwidth: bytes/s of the memory.
         links: bytes/s between chips, all links of a chip together, each way.
@@ -38,6 +38,7 @@ class Chip:
 
     name: str
     hbm: int
+    usable: int
     flops: float
     bandwidth: float
     links: float
@@ -46,17 +47,12 @@ class Chip:
     dimensions: int
     dollars: float
 
-    @property
-    def usable(self) -> int:
-        """Bytes of memory that a program may take: the compiler keeps some for the runtime."""
-        return self.hbm - RESERVED
-
 
 CHIPS = {
-    "v4": Chip("TPU v4", 32 * GIB, TPU_PEAKS["v4"], 1228e9, 300e9, 1, 4, 3, 3.22),
-    "v5e": Chip("TPU v5e", 16 * GIB, TPU_PEAKS["v5litepod"], 819e9, 200e9, 1, 8, 2, 1.20),
-    "v5p": Chip("TPU v5p", 95 * GIB, TPU_PEAKS["v5p"], 2765e9, 600e9, 1, 4, 3, 4.20),
-    "v6e": Chip("TPU v6e", 32 * GIB, TPU_PEAKS["v6e"], 1640e9, 448e9, 1, 8, 2, 2.70),
+    "v4": Chip("TPU v4", 32 * GIB, int(15.25 * GIB), TPU_PEAKS["v4"], 1228e9, 300e9, 1, 4, 3, 3.22),
+    "v5e": Chip("TPU v5e", 16 * GIB, int(15.75 * GIB), TPU_PEAKS["v5litepod"], 819e9, 200e9, 1, 8, 2, 1.20),
+    "v5p": Chip("TPU v5p", 95 * GIB, int(95.74 * GIB), TPU_PEAKS["v5p"], 2765e9, 600e9, 1, 4, 3, 4.20),
+    "v6e": Chip("TPU v6e", 32 * GIB, int(31.25 * GIB), TPU_PEAKS["v6e"], 1640e9, 448e9, 1, 8, 2, 2.70),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from aillm_tf.tpu import compiler
 from aillm_tf.tpu.compiler import CompileError, OutOfMemory, compile_for_tpu
-from aillm_tf.tpu.topology import CHIPS, RESERVED, topology
+from aillm_tf.tpu.topology import CHIPS, topology
 
 installed = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("jax", "libtpu")),
@@ -105,10 +105,11 @@ def test_a_step_passes_and_recomputed_blocks_need_less(monkeypatch, tmp_path, ca
     config = TransformerConfig(tokenizer.vocab_size, **shape)
     task = TextClassifier(config, tokenizer, labels=["a", "b"], max_length=128, dtype="mixed_bfloat16")
     ids = Ragged(np.ones(512 * 128, "int32"), np.arange(513) * 128)
-    data = Dataset({"token_ids": ids, "label": np.zeros(512, "int32")}, max_length=128, batch_size=2048)
+    columns = {"token_ids": ids, "label": np.zeros(512, "int32")}
+    data = Dataset(columns, max_length=128, batch_size=2048, fixed_length=True)
     # as if a chip had so little
     small = topology("v5e:2x4")
-    small = dataclasses.replace(small, chip=dataclasses.replace(small.chip, hbm=RESERVED + (120 << 20)))
+    small = dataclasses.replace(small, chip=dataclasses.replace(small.chip, usable=120 << 20))
     asked = []
     plain, remat = sorted(fits.fit(captured(task, data), small, log=asked.append), key=lambda result: result.remat)
     assert plain.estimate.headroom >= 0 and remat.estimate.headroom >= 0
