@@ -148,6 +148,11 @@ def cross_entropy(scores, targets, label_smoothing: float = 0.0, z_loss: float =
     return loss + z_loss * ops.square(normalizer) if z_loss else loss
 
 
+def recomputed(function):
+    """`function` of positional tensors with one result, all else of which is computed again in the backward pass."""
+    return _xla_programs().recomputed(function) if _xla.get() else keras.remat(function)
+
+
 def sum_of_chunks(function, tensors: tuple, chunk: int, count, start):
     """`start` and the sum of function(*rows) over chunks of rows; each is computed again in the backward pass.
 

@@ -8,6 +8,7 @@ keeps XLA from finding out that it has computed the same before, and from keepin
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
@@ -101,3 +102,28 @@ def attention(q, k, v, bias, scale: float, threshold: int, seed) -> tf.Tensor:
         return context, gradient
 
     return function(q, k, v, tf.zeros((1, 1, 1, 1)) if bias is None else bias)
+
+
+def recomputed(function: Callable) -> Callable:
+    """`function` of tensors, of which the backward pass keeps the tensors alone and computes the rest again.
+
+    `tf.recompute_grad` adds a zero to the tensors, made of the incoming gradient. XLA finds out that it is zero, and
+    that it computed all this before.
+    """
+
+    @tf.custom_gradient
+    def call(*tensors):
+        def gradient(dy, variables=None):  # which TensorFlow gives where the function reads any
+            *inputs, dy = _again(*tensors, dy)
+            sources = [x for x in inputs if x.dtype.is_floating]
+            with tf.GradientTape() as tape:
+                tape.watch(sources)
+                y = function(*inputs)
+            found = tape.gradient(y, [*sources, *(variables or ())], output_gradients=dy)
+            of_sources = iter(found[: len(sources)])
+            of_inputs = [next(of_sources) if x.dtype.is_floating else None for x in inputs]
+            return of_inputs if variables is None else (of_inputs, found[len(sources) :])
+
+        return function(*tensors), gradient
+
+    return call

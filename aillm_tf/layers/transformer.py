@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 
-import keras
 from keras import ops
 
 from aillm_tf.layers import fast
@@ -295,8 +294,8 @@ def _frequencies(config, windowed: bool):
 
 
 def _recomputed(run, names: tuple[str, ...]):
-    """`run`, whose activations are computed again in the backward pass; `keras.remat` takes positional tensors only."""
-    function = keras.remat(lambda *tensors: run(**dict(zip(names, tensors, strict=True))))
+    """`run`, whose activations are computed again in the backward pass."""
+    function = fast.recomputed(lambda *tensors: run(**dict(zip(names, tensors, strict=True))))
     return lambda **inputs: function(*inputs.values())
 
 

@@ -60,3 +60,31 @@ def test_it_keeps_bfloat16(name):
     assert [t.dtype for t in (y, *gradients)] == ["bfloat16", *(x.dtype for x in inputs)]
     for one, other in zip([y, *gradients], [exact, *exact_gradients], strict=True):
         np.testing.assert_allclose(tf.cast(one, "float32"), other, atol=0.06, rtol=0.03)
+
+
+def test_what_is_recomputed_has_the_same_gradients_and_is_computed_twice():
+    """By the tensor and a variable; a seed has none. The barrier hides from XLA that it has computed this before."""
+    scale, shift = tf.Variable(1.5), tf.constant([1, 2])
+
+    def function(x, seed):
+        return tf.sin(tf.sin(x) * scale + tf.cast(seed[0], "float32"))
+
+    def step(make):
+        @tf.function(jit_compile=True, autograph=False)
+        def run(x):
+            with fast.fused(False, xla=make is fast.recomputed), tf.GradientTape() as tape:
+                tape.watch(x)
+                y = tf.reduce_sum(tf.square(make(function)(x, shift)))
+            with fast.fused(False, xla=make is fast.recomputed):
+                return y, tape.gradient(y, [x, scale])
+
+        return run
+
+    x = tf.constant(RNG.normal(size=(300, 200)).astype("float32"))
+    plain, recomputed = step(lambda f: f), step(fast.recomputed)
+    (y, gradients), (expected, expected_gradients) = recomputed(x), plain(x)
+    np.testing.assert_allclose(y, expected, rtol=1e-5)
+    for one, other in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    text = recomputed.experimental_get_compiler_ir(x)(stage="hlo")
+    assert (text.count(" sine("), text.count("opt-barrier(")) == (4, 1)
