@@ -19,7 +19,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from harness import CLIP_NORM, FOLDER, LEARNING_RATE, MAX_LENGTH, WEIGHT_DECAY, report, run_side
@@ -42,23 +41,12 @@ COLUMNS = {
 
 def run_one(options: argparse.Namespace) -> None:
     """Train and score one side with one seed."""
-    import keras
+    from ours import EpochTimer
 
     import aillm_tf as ai
     from aillm_tf.data.sources import labelled
     from aillm_tf.tasks.adapters import save_adapter
     from aillm_tf.training.freezing import adapt, trained_share
-
-    class EpochTimer(keras.callbacks.Callback):
-        def __init__(self):
-            super().__init__()
-            self.seconds = []
-
-        def on_epoch_begin(self, epoch, logs=None):
-            self.start = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            self.seconds.append(time.perf_counter() - self.start)
 
     seed = int(options.seeds)
     model = ai.TextClassifier.from_pretrained(

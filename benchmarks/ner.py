@@ -56,22 +56,11 @@ def write_parts(data: Path, name: str, folder: Path, limit: int | None) -> None:
 
 
 def run_ours(data: Path, init: str, seed: int) -> None:
-    import keras
+    from ours import EpochTimer
     from seqeval.metrics import f1_score
 
     import aillm_tf as ai
     from aillm_tf.data.conll import tagged
-
-    class EpochTimer(keras.callbacks.Callback):
-        def __init__(self):
-            super().__init__()
-            self.seconds = []
-
-        def on_epoch_begin(self, epoch, logs=None):
-            self.start = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            self.seconds.append(time.perf_counter() - self.start)
 
     rows = tagged(data / "train.conll")
     model = ai.TokenClassifier.from_pretrained(
