@@ -115,8 +115,7 @@ def tagged(
         read = _column_rows(name, errors, faults)
     rows, where = read
     if not rows:
-        first = f"; the first of {len(faults.skipped)} skipped: {faults.skipped[0]}" if faults.skipped else ""
-        raise ValueError(f"{name}: no sentence{first}")
+        raise ValueError(f"{name}: no sentence{faults.first_skipped}")
     firsts, seconds = zip(*rows, strict=True)
     if raw:
         texts = firsts

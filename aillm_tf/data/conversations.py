@@ -116,9 +116,8 @@ def read_conversations(
             lines.append(line)
         places.append(Places([prefix], np.zeros(len(lines), np.int32), np.array(lines, np.int64)))
     if not found:
-        first = f"; the first of {len(faults.skipped)} skipped: {faults.skipped[0]}" if faults.skipped else ""
         shown = uri if isinstance(uri, str | os.PathLike) else "the conversations"
-        raise ValueError(f"{shown}: no usable conversation{first}")
+        raise ValueError(f"{shown}: no usable conversation{faults.first_skipped}")
     return Conversations(found, Places.concatenate(places), faults.skipped)
 
 

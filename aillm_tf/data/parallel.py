@@ -118,8 +118,7 @@ def read_parallel(
         references.append([written] if isinstance(written, str) else list(written))
         kept.append(row)
     if not sources:
-        first = f"; the first of {len(faults.skipped)} skipped: {faults.skipped[0]}" if faults.skipped else ""
-        raise ValueError(f"{uri}: no usable row{first}")
+        raise ValueError(f"{uri}: no usable row{faults.first_skipped}")
     return Parallel(sources, references, where.take(kept), faults.skipped)
 
 

@@ -61,9 +61,8 @@ def read_preferences(
             continue
         found.append((messages, row["chosen"].strip(), row["rejected"].strip(), place))
     if not found:
-        first = f"; the first of {len(faults.skipped)} skipped: {faults.skipped[0]}" if faults.skipped else ""
         shown = uri if isinstance(uri, str | os.PathLike) else "the pairs"
-        raise ValueError(f"{shown}: no usable pair of answers{first}")
+        raise ValueError(f"{shown}: no usable pair of answers{faults.first_skipped}")
     return Preferences(*map(list, zip(*found, strict=True)), faults.skipped)
 
 

@@ -259,8 +259,7 @@ def labelled(
             row_labels.append(names)
     source = ", ".join(str(part) for part in (uri.values() if isinstance(uri, Mapping) else [uri]))
     if not rows:
-        first = f"; the first of {len(faults.skipped)} skipped: {faults.skipped[0]}" if faults.skipped else ""
-        raise ValueError(f"{source}: no usable row{first}")
+        raise ValueError(f"{source}: no usable row{faults.first_skipped}")
     classes = given or label_names or _sorted_labels({name for names in row_labels for name in names})
     if given is None and label_names is None and len(classes) > max(20, len(rows) // 2):
         raise ValueError(

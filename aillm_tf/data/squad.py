@@ -300,8 +300,7 @@ def _gather(rows: Iterator[_Row], name: str, faults: Faults) -> Questions:
         context_of.append(contexts[row.context])
         answers.append(found)
     if not questions:
-        first = f"; the first of {len(faults.skipped)} skipped: {faults.skipped[0]}" if faults.skipped else ""
-        raise ValueError(f"{name}: no usable question{first}")
+        raise ValueError(f"{name}: no usable question{faults.first_skipped}")
     labelled = marked or any(answers)
     for places, what in (
         (repaired, "answers with a wrong offset were found near by"),

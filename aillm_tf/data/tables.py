@@ -99,6 +99,11 @@ class Faults:
             raise ValueError(f'{message}. Mend the row, or pass on_bad="skip" to leave such rows out and count them.')
         self.skipped.append(message)
 
+    @property
+    def first_skipped(self) -> str:
+        """What an error adds where nothing is left: how many were skipped, and why the first one; "" where none was."""
+        return f"; the first of {len(self.skipped)} skipped: {self.skipped[0]}" if self.skipped else ""
+
 
 def listing(names: Iterable[Any], most: int = 8) -> str:
     """Quote names for an error message, the first few of many.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_disks import mounted
 
 from aillm_tf.training import checkpoint_files
 from aillm_tf.training.checkpoint import Checkpoints, DamagedCheckpoint
@@ -304,13 +305,10 @@ def assert_only_intact(directory, step: int) -> None:
 @pytest.fixture
 def small_disk(tmp_path):
     """A real file system of 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a small tmpfs; the test with RLIMIT_FSIZE covers the same path")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounted(tmp_path, 1) as disk:
+        if disk is None:
+            pytest.skip("this user may not mount a small tmpfs; the test with RLIMIT_FSIZE covers the same path")
+        yield disk
 
 
 def test_full_disk_is_explained_and_leaves_the_one_before(small_disk):

@@ -4,11 +4,11 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from small_disks import mounted
 
 from aillm_tf.cli import main
 from aillm_tf.data.prepare import prepare
@@ -121,13 +121,10 @@ def assert_nothing_lost(out, whole):
 @pytest.fixture
 def small_disk(tmp_path):
     """A real file system of 64 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a small tmpfs")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounted(tmp_path, 64) as disk:
+        if disk is None:
+            pytest.skip("this user may not mount a small tmpfs")
+        yield disk
 
 
 @SLOW
