@@ -77,8 +77,6 @@ class Model:
     mask_rate: float | None = None
     # mask all pieces of a word together
     whole_word: bool = False
-    # recompute each block in the backward pass: less memory, more time
-    remat: bool = False
     # other options of the objective's task, such as {noise: text_infilling}; multitask: {objectives: {NAME: {...}}}
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -227,12 +225,10 @@ def build(model: Model, training: Training, texts, prepared, run):
         if name not in known:
             raise ValueError(f"{objective.task} has no option {name!r}{did_you_mean(name, known)}")
     options |= {"max_length": model.max_length, "dtype": training.dtype, "seed": training.seed}
-    changes = {"remat": True} if model.remat else {}
     if model.init:
-        return task.from_pretrained(model.init, **options, **changes)
+        return task.from_pretrained(model.init, **options)
     tokenizer = tokenizer_for(model, texts, prepared, run)
-    for name in ("dropout", "attention_dropout", "activation_dropout"):
-        changes[name] = model.dropout
+    changes = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), model.dropout)
     return task(ai.preset(model.preset, tokenizer.vocab_size, **changes), tokenizer, **options)
 
 

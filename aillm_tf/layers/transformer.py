@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 
+import keras
 from keras import ops
 
 from aillm_tf.layers import fast
@@ -282,6 +283,18 @@ class Stack(Layer):
             x = run(**inputs)
         x = self.final_norm(x) if self.final_norm else x
         return x if cache is None else (x, tuple(caches))
+
+
+def remat_of(model: keras.layers.Layer) -> bool:
+    """Whether a model computes its blocks again in the backward pass."""
+    return any(part.config.remat for part in model._flatten_layers() if isinstance(part, Stack))
+
+
+def set_remat(model: keras.layers.Layer, remat: bool) -> None:
+    """Lets a model compute its blocks again in the backward pass, or not; for steps that are traced afterwards."""
+    for part in model._flatten_layers():
+        if isinstance(part, Stack):
+            part.config = part.config.replace(remat=remat)
 
 
 def _frequencies(config, windowed: bool):

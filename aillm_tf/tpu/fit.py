@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from aillm_tf.layers.transformer import remat_of, set_remat
 from aillm_tf.tpu.capture import Captured
 from aillm_tf.tpu.compiler import OutOfMemory
 from aillm_tf.tpu.estimate import EFFICIENCY, memory_by_kind
-from aillm_tf.tpu.preflight import Result, Step, batch_of, compile_step, compiled, lowered, rows_of, set_remat
+from aillm_tf.tpu.preflight import Result, Step, batch_of, compile_step, compiled, lowered, rows_of
 from aillm_tf.tpu.topology import Topology
 
 MULTIPLE = 8  # of rows, which fill the tiles of a TPU
@@ -68,7 +69,7 @@ def fit(captured: Captured, topology: Topology, efficiency: float = EFFICIENCY, 
         lint.Refused: a TPU would refuse the step whatever its size.
     """
     task, found = captured.task, []
-    before = task.config.remat
+    before = remat_of(task)
     start = rows_of(batch_of(captured.data, topology, task.accumulate))
     try:
         for remat in (False, True):

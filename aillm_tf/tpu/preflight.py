@@ -14,7 +14,6 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from aillm_tf.layers.transformer import Stack
 from aillm_tf.tasks.generative import GenerativeTask
 from aillm_tf.tpu import lint, mesh
 from aillm_tf.tpu.capture import Captured
@@ -162,13 +161,6 @@ def _of_data(task, data, topology: Topology, micro: int = 1) -> tuple[float, flo
 
 def _with_rows(spec: tf.TensorSpec, rows: int) -> tf.TensorSpec:
     return tf.TensorSpec((rows, *spec.shape[1:]), spec.dtype)
-
-
-def set_remat(task, remat: bool) -> None:
-    """Lets blocks be computed again in the backward pass, or not."""
-    for part in task._flatten_layers():
-        if isinstance(part, Stack):
-            part.config = part.config.replace(remat=remat)
 
 
 def compile_step(step: Step, topology: Topology) -> dict:

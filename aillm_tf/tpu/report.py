@@ -97,7 +97,7 @@ def table(results: Sequence[Result]) -> str:
 def to_give(result: Result) -> str:
     """The options that make the batch of a result."""
     rows = result.step.rows * result.topology.replicas
-    remat = ", with remat (--model.remat true)" if result.remat else ""
+    remat = ", with remat (--training.remat true)" if result.remat else ""
     return f"{result.topology.name}: {result.step.rows} rows on a chip: --training.batch_size {rows}{remat}"
 
 

@@ -48,6 +48,8 @@ class Training:
     spike_guard: float | None = None
     # micro-batches a batch is cut into, to save memory
     accumulate: int = 1
+    # recompute each block in the backward pass: less memory, more time
+    remat: bool = False
     # steps run without returning to Python
     steps_per_execution: int = 1
     dtype: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
@@ -118,12 +120,17 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
     """
     import keras
 
+    from aillm_tf.layers.transformer import remat_of, set_remat
     from aillm_tf.training.batch_growth import GrowingBatches
     from aillm_tf.training.cluster import agree
     from aillm_tf.training.optimizer import adamw
     from aillm_tf.training.strategy import of_several_processes
 
     _choose_weights(task, options)
+    if options.remat:
+        set_remat(task, True)
+        if not remat_of(task):
+            raise ValueError("training.remat recomputes Transformer blocks, and this model has none: leave it out")
     steps = options.epochs * data.steps_per_epoch
     if options.batch_warmup is not None:
         data = GrowingBatches(data, options.batch_warmup)

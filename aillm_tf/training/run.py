@@ -25,8 +25,8 @@ except ImportError:  # Windows: that one process writes to a directory is then t
     fcntl = None
 
 # Options that change where or how fast a run computes, not its loss curve: a resumed run may change them.
-MAY_CHANGE = {"out", "track", "benchmark", "strategy", "accumulate", "steps_per_execution", "keep", "checkpoint_every"}
-MAY_CHANGE |= {"cluster", "worker", "worker_timeout", "mesh", "layout"}
+MAY_CHANGE = {"out", "track", "benchmark", "strategy", "accumulate", "remat", "steps_per_execution", "keep"}
+MAY_CHANGE |= {"checkpoint_every", "cluster", "worker", "worker_timeout", "mesh", "layout"}
 
 
 class Run:

@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         of_the_recipe += ["--training.layout", options.layout] if options.layout else []
         on_a_mesh = {"strategy": "auto"}
 
+    from aillm_tf.layers.transformer import remat_of
     from aillm_tf.tpu import lint, report
     from aillm_tf.tpu.capture import capture
     from aillm_tf.tpu.fit import fit
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
             print("\n".join(map(str, findings)) or "nothing to change")
             return 0
         if not options.fit:
-            remat = captured.task.config.remat
+            remat = remat_of(captured.task)
             results = [compiled(step, slice, remat, options.efficiency) for slice, step in programs]
     except lint.Refused as error:  # a line each
         print(error, file=sys.stderr)

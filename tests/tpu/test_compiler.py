@@ -96,9 +96,10 @@ def test_recomputed_blocks_need_less_memory_and_more_operations(monkeypatch, tmp
     import numpy as np
 
     from aillm_tf.data.pipeline import Dataset, Ragged
+    from aillm_tf.layers.transformer import set_remat
     from aillm_tf.models.config import TransformerConfig
     from aillm_tf.tasks.classification import TextClassifier
-    from aillm_tf.tpu.preflight import compile_step, lowered, set_remat
+    from aillm_tf.tpu.preflight import compile_step, lowered
 
     monkeypatch.setenv("AILLM_CACHE", str(tmp_path))
     config = TransformerConfig(tokenizer.vocab_size, hidden_size=128, layers=3, heads=2, ffn_size=512)

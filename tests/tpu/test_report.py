@@ -60,7 +60,7 @@ def test_json_and_page_say_the_same(results, tmp_path):
 
 def test_what_fits_is_said_as_options(results):
     assert report.to_give(results[0]) == "v5e:2x4: 4 rows on a chip: --training.batch_size 32"
-    assert report.to_give(dataclasses.replace(results[0], remat=True)).endswith("--model.remat true)")
+    assert report.to_give(dataclasses.replace(results[0], remat=True)).endswith("--training.remat true)")
 
 
 MESSAGE = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 18.02G \

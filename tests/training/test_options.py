@@ -4,6 +4,8 @@ import pytest
 
 from aillm_tf.config import parse
 from aillm_tf.data.squad import read_squad
+from aillm_tf.models.presets import preset
+from aillm_tf.tasks.causal_lm import CausalLM
 from aillm_tf.tasks.question_answering import QuestionAnswering
 from aillm_tf.tasks.tagging import TokenClassifier
 from aillm_tf.training.loop import stopped_before
@@ -75,3 +77,13 @@ def test_the_options_reach_the_task(make_classifier, rows, tmp_path, capsys):
     assert (layer.rank, layer.alpha, list(layer.columns)) == (3, 16.0, ["down"])
     assert task.adversarial == 0.5
     assert "trained: " in capsys.readouterr().out
+
+
+def test_remat_reaches_the_blocks_and_is_refused_where_there_are_none(make_classifier, rows, tokenizer, tmp_path):
+    task = make_classifier()
+    trained(task, rows, tmp_path / "a", "accuracy", remat=True, epochs=1)
+    assert task.backbone.encoder.config.remat
+    assert not task.config.remat  # how it was trained is not what it is
+    model = CausalLM(preset("lstm-tiny", tokenizer.vocab_size), tokenizer, max_length=16, dtype="float32")
+    with pytest.raises(ValueError, match="training.remat recomputes Transformer blocks"):
+        fit(model, model.dataset(["a film"]), Training(remat=True), None)
