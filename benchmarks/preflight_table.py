@@ -48,8 +48,8 @@ def write_corpus(file: Path) -> None:
     lines = []
     for _ in range(6):
         order = chance.permutation(WORDS)
-        sentences = [" ".join(words[i] for i in part).capitalize() + "." for part in np.split(order, WORDS // 20)]
-        lines += [" ".join(sentences[i : i + 30]) for i in range(0, len(sentences), 30)]
+        sentences = [" ".join(words[i] for i in part).capitalize() + "." for part in np.split(order, WORDS // 5)]
+        lines += [" ".join(sentences[i : i + 120]) for i in range(0, len(sentences), 120)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

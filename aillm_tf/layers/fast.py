@@ -164,6 +164,8 @@ def sum_of_chunks(function, tensors: tuple, chunk: int, count, start):
         count: number of chunks: an int, or on TensorFlow a scalar tensor, which may be 0.
         start: float32 tensor.
     """
+    if isinstance(count, int) and not count:
+        return start  # XLA refuses a loop that cuts more rows than there are, also where it is never entered
     if keras.backend.backend() == "tensorflow":
         from aillm_tf.layers.chunks_tf import sum_of_chunks
 

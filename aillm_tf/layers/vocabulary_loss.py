@@ -126,10 +126,7 @@ def _over_chunks(sums: Callable, tensors: tuple, chunk: int):
     else:
         count = ops.maximum(0, tokens - 1) // chunk
     # the last chunk, which is the only one of few tokens, keeps its scores for the backward pass
-    total = sums(*(x[count * chunk :] for x in tensors))
-    if not isinstance(count, int) or count:
-        total = fast.sum_of_chunks(sums, tensors, chunk, count, total)
-    return total
+    return fast.sum_of_chunks(sums, tensors, chunk, count, sums(*(x[count * chunk :] for x in tensors)))
 
 
 def _tokens_of_a_chunk(hidden, logits: Callable) -> int:

@@ -172,6 +172,17 @@ def test_two_replicas_and_micro_batches_give_the_same_curve(make, texts, two_rep
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_xla_compiles_the_step_and_gives_the_same_curve(make, texts):
+    curves = []
+    for jit_compile in (False, True):
+        model = make(dropout=0.0)
+        model.compile(adamw(5e-3, steps=20, warmup=2), jit_compile=jit_compile)
+        data = model.dataset(texts, batch_size=8, shuffle=True, fixed_length=True)
+        curves.append(model.fit(data, steps=2, validation_every=1, verbose=0).history["loss"])
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"rate": 0.0}, "rate is the share"), ({"generator_size": 1.5}, "generator_size is a share")],
