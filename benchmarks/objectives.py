@@ -2,8 +2,9 @@
 
 One tokenizer (byte-level BPE, 8,192 tokens), one width (128, 4 layers, 4 heads; denoising adds a decoder of 2 layers,
 ELECTRA a generator of half the size), one corpus: the training tweets without their labels, and, where they lie beside
-the repository, WikiText-2 and the 1,000 documents of C4. The budget is seconds of training: each objective's seconds a
-step are measured first, and kept, so that the number of steps is the same when the command is run again.
+the repository, WikiText-2 and the 1,000 documents of C4. The budget is processor time, which other programs on the
+machine hardly change: each objective's seconds a step are measured first, and kept, so that the number of steps is the
+same when the command is run again.
 
 Fine-tuning reads the mean of the tokens: of the encoder of masked language modelling and denoising, of ELECTRA's
 discriminator, of the decoder of CLM, which stays causal. 2,000 labels, 3 epochs; "none" begins with random weights.
@@ -70,14 +71,14 @@ def compiled(task, steps: int):
 
 
 def seconds_a_step(name: str, tokenizer, texts: list[str]) -> dict:
-    """Of training, after the first steps, which trace."""
+    """Of processor time in training, after the first steps, which trace."""
     task = compiled(new_task(name, tokenizer), 1000)
     data = task.dataset(texts, batch_size=32, shuffle=True, fixed_length=True)
     import keras
 
     class Clock(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            times.append(time.perf_counter())
+            times.append(time.process_time())
 
     times: list[float] = []
     task.fit(data, steps=25, callbacks=[Clock()], verbose=0)
@@ -123,7 +124,7 @@ def main(arguments: argparse.Namespace) -> None:
         with_sentinels(made, 32).save(out / "tokenizer")
     tokenizer = ai.Tokenizer.from_folder(out / "tokenizer")
     lines = [
-        "| objective | s/step | steps | tokens | held-out loss | accuracy | macro F1 |",
+        "| objective | processor s/step | steps | tokens | held-out loss | accuracy | macro F1 |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in arguments.objectives:
@@ -148,7 +149,7 @@ def main(arguments: argparse.Namespace) -> None:
         cells = [mean_and_deviation([run[score] for run in runs]) for score in ("accuracy", "macro_f1")]
         lines.append(f"| {name} | {' | '.join([*before, *cells])} |")
     print(
-        f"\n{len(texts):,} texts; {arguments.minutes:g} minutes of training an objective; {arguments.labels:,} labels\n"
+        f"\n{len(texts):,} texts; {arguments.minutes:g} minutes of processor time an objective; {arguments.labels:,} labels\n"
     )
     print("\n".join(lines))
 
@@ -156,7 +157,7 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/objectives")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training, for every objective")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of processor time, for every objective")
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
     parser.add_argument("--labels", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)

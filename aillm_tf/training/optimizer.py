@@ -8,7 +8,9 @@ a gradient of the table's size; the result is the same, momentum and velocity of
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -17,6 +19,7 @@ from keras import ops
 from aillm_tf.layers.fast import xla_on_cpu
 from aillm_tf.training.schedule import schedule as make_schedule
 
+LARGE = 2**17  # elements of a variable; what is smaller stays in the caches, and is not worth compiling for
 NO_DECAY = ("bias", "scale", "norm", "embeddings/position", "embeddings/segment")
 
 
@@ -89,13 +92,16 @@ class AdamW(keras.optimizers.Optimizer):
         """Steps applied so far, int64, in a replica's context."""
         return read_local(self.steps_done)
 
-    def update(self, gradients: list[tf.Tensor | tf.IndexedSlices], factor: tf.Tensor, taken=True) -> None:
+    def update(
+        self, gradients: list[tf.Tensor | tf.IndexedSlices], factor: tf.Tensor, taken=True, one_pass: bool = False
+    ) -> None:
         """One step, in a replica's context.
 
         Args:
             gradients: reduced sums; rows of `IndexedSlices` are different ones: see `step.distinct_rows`.
             factor: divides and clips them, float32 scalar.
             taken: bool, also a tensor; where False, only the number of steps done changes, whatever the gradients hold.
+            one_pass: update large variables by a program of XLA's, which reads and writes each of them once.
         """
         done = self.local_step()
         rate = tf.cast(self._learning_rate(done) if callable(self._learning_rate) else self.learning_rate, tf.float32)
@@ -108,13 +114,18 @@ class AdamW(keras.optimizers.Optimizer):
         average = tf.where(taken, 1.0 - (self.ema or 0.0), 0.0)
         # ResourceApplyAdam adds epsilon to the uncorrected sqrt(v): scaled, it is that of the formula above
         epsilon = self.epsilon * tf.sqrt(1.0 - power_2)
+        large = {}
         for i, gradient in enumerate(gradients):
             variable = self._trainable_variables[i]
             lr = rate * self.rates[i]
-            if isinstance(gradient, tf.IndexedSlices):
+            rows = isinstance(gradient, tf.IndexedSlices)
+            if rows or (one_pass and math.prod(variable.shape) >= LARGE):
                 states = [v.value for v in (variable, self.momentums[i], self.velocities[i])]
                 corrected = lr * tf.sqrt(1.0 - power_2) / (1.0 - power_1)
                 numbers = (corrected, lr * self.decays[i], beta_1, beta_2, epsilon)
+                if not rows:
+                    large[i] = states, gradient, numbers
+                    continue
                 # 0 times a number that is none is 0
                 _update_rows(states, gradient.indices, tf.math.multiply_no_nan(gradient.values, factor), numbers)
                 self._update_average(i, average)
@@ -133,6 +144,10 @@ class AdamW(keras.optimizers.Optimizer):
                 epsilon=epsilon,
                 grad=tf.math.multiply_no_nan(gradient, factor),
             )
+            self._update_average(i, average)
+        if large:
+            _update_at_once(*zip(*large.values(), strict=True), factor)
+        for i in large:
             self._update_average(i, average)
         subtract_local(self.steps_done, tf.constant(-1, tf.int64))
 
@@ -185,6 +200,20 @@ def _update_rows(states: list[tf.Variable], rows: tf.Tensor, gradient: tf.Tensor
     without_gradient(numbers)
     for state, value in zip(states, adam(*before, gradient, numbers), strict=True):
         tf.raw_ops.ResourceScatterUpdate(resource=state.handle, indices=rows, updates=value)
+
+
+def _update_at_once(states: Sequence[list[tf.Variable]], gradients: Sequence, numbers: Sequence, factor) -> None:
+    """A step of several variables in one pass over the memory of each; ops of their own make five."""
+
+    @tf.function(jit_compile=xla_on_cpu(), autograph=False)
+    def program(gradients, numbers, factor):
+        for of_one, gradient, its_numbers in zip(states, gradients, numbers, strict=True):
+            values = [tf.raw_ops.ReadVariableOp(resource=s.handle, dtype=s.dtype) for s in of_one]
+            stepped = adam(*values, tf.math.multiply_no_nan(gradient, factor), its_numbers)
+            for state, value in zip(of_one, stepped, strict=True):
+                tf.raw_ops.AssignVariableOp(resource=state.handle, value=value)
+
+    program(gradients, numbers, factor)
 
 
 def layer_rates(paths: list[str], decay: float | None) -> list[float]:

@@ -167,7 +167,7 @@ def make_replica_step(task, replicas: int, context: Callable = tf.distribute.get
         sound = sound & tf.math.is_finite(norm) & tf.math.is_finite(total)
         usable = sound & (weight > 0.0)  # a batch of which nothing counts changes nothing
         taken = usable if guard is None else usable & guard.accepts(norm, usable)
-        optimizer.update(grads, factor, taken)
+        optimizer.update(grads, factor, taken, one_pass=task.fuse_on_cpu and replicas == 1)
         skipped = tf.cast(usable & ~taken, tf.float32)
         results = (total, weight, norm, skipped, leaving)
         return {**dict(zip(RESULTS, results, strict=True)), "sound": sound}

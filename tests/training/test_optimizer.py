@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from aillm_tf.training import optimizer as optimizer_module
 from aillm_tf.training.optimizer import AdamW, adamw, layer_rates
 from aillm_tf.training.step import distinct_rows
 
@@ -15,14 +16,14 @@ GRADIENTS = [[RNG.normal(size=value.shape) for value in START] for _ in range(5)
 FACTOR = 0.25
 
 
-def trained(optimizer, steps=5):
+def trained(optimizer, steps=5, **options):
     """The values of three variables after some steps with GRADIENTS times FACTOR, and the optimizer."""
     variables = [keras.Variable(v.astype("float32"), name=n) for n, v in zip(NAMES, START, strict=True)]
     optimizer.build(variables)
 
     @tf.function
     def step(gradients):
-        optimizer.update(gradients, tf.constant(FACTOR))
+        optimizer.update(gradients, tf.constant(FACTOR), **options)
 
     for gradients in GRADIENTS[:steps]:
         step([tf.constant(g, tf.float32) for g in gradients])
@@ -51,6 +52,33 @@ def test_five_steps_equal_the_formula_of_torch(epsilon):
     expected = torch_adamw([0.01] * 5, [0.1, 0.0, 0.0], epsilon=epsilon)[-1]
     for found, value in zip(trained(AdamW(0.01, weight_decay=0.1, epsilon=epsilon)), expected, strict=True):
         np.testing.assert_allclose(found, value, atol=2e-6)
+
+
+def test_one_pass_over_large_variables_is_the_same_update(monkeypatch):
+    monkeypatch.setattr(optimizer_module, "LARGE", 12)  # the kernel
+    options = {"weight_decay": 0.1, "ema": 0.9}
+    apart, at_once = (AdamW(0.01, **options) for _ in range(2))
+    for found, expected in zip(trained(at_once, one_pass=True), trained(apart), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-7)
+    for kind, variables in at_once.slots().items():
+        for found, expected in zip(variables, apart.slots()[kind], strict=True):
+            np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-7)
+
+
+def test_a_step_that_is_not_taken_changes_nothing_in_one_pass_either(monkeypatch):
+    monkeypatch.setattr(optimizer_module, "LARGE", 12)
+    kernel, optimizer = keras.Variable(START[0].astype("float32"), name="kernel"), AdamW(0.01)
+    optimizer.build([kernel])
+
+    @tf.function
+    def step(gradient, taken):
+        optimizer.update([gradient], tf.constant(FACTOR), taken, one_pass=True)
+
+    step(tf.fill(kernel.shape, np.nan), tf.constant(False))
+    np.testing.assert_array_equal(kernel.numpy(), START[0].astype("float32"))
+    step(tf.constant(GRADIENTS[0][0], tf.float32), tf.constant(True))
+    assert np.isfinite(kernel.numpy()).all()
+    assert int(optimizer.steps_done) == 2
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
