@@ -148,9 +148,8 @@ def main(arguments: argparse.Namespace) -> None:
         ]
         cells = [mean_and_deviation([run[score] for run in runs]) for score in ("accuracy", "macro_f1")]
         lines.append(f"| {name} | {' | '.join([*before, *cells])} |")
-    print(
-        f"\n{len(texts):,} texts; {arguments.minutes:g} minutes of processor time an objective; {arguments.labels:,} labels\n"
-    )
+    budget = f"{arguments.minutes:g} minutes of processor time an objective"
+    print(f"\n{len(texts):,} texts; {budget}; {arguments.labels:,} labels\n")
     print("\n".join(lines))
 
 
