@@ -105,6 +105,23 @@ class Questions:
             has_unanswerable=self.labelled and not all(answers),
         )
 
+    def check_answers(self, unanswerable: bool) -> None:
+        """Raises ValueError where a model cannot be trained or scored on these questions.
+
+        Args:
+            unanswerable: whether the model knows questions without an answer.
+        """
+        if not self.labelled:
+            raise ValueError(
+                "these questions are unlabelled: none has an answer, and none says is_impossible. There is nothing to "
+                "learn or to score; model.answer(questions.pairs) answers them"
+            )
+        if self.has_unanswerable and not unanswerable:
+            raise ValueError(
+                "some of these questions have no answer, and the model always answers (unanswerable=False): take "
+                "questions.answerable(), or build the model with unanswerable=True"
+            )
+
     def answerable(self) -> Questions:
         """The questions that have an answer: what SQuAD v1.1 is made of."""
         return self.take([row for row, answers in enumerate(self.answers) if answers])

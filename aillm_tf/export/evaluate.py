@@ -110,9 +110,12 @@ def _tagger(ask: Ask, about: dict, rows: Tagged) -> tuple:
 
 
 def _questions(ask: Ask, about: dict, rows: Questions) -> tuple:
+    if "scoring" not in about:
+        raise ValueError("serving/model.json does not say how answers are scored: export the model again")
+    rows.check_answers(about["unanswerable"])
     asked, contexts = zip(*rows.pairs, strict=True)
     answers = [answer.decode() for answer in ask(question=asked, context=contexts)["answer"]]
-    found = squad.score(answers, rows.golds, "cmrc" if translation.mostly_chinese(rows.contexts) else "v2.0")
+    found = squad.score(answers, rows.golds, squad.rules(about["scoring"], about["unanswerable"]))
     scores = {name: value for name, value in found.summary.items() if not name.endswith("total")}
     return {**scores, "examples": len(rows)}, squad.answer_tally(found.exact, found.f1, rows.golds, rows.ids)
 

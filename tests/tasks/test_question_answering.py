@@ -114,6 +114,12 @@ def test_an_answer_that_is_not_in_its_context_is_not_learned_from(model, tmp_pat
     assert model.evaluate(data, verbose=0)["examples"] == 2  # yet scored
 
 
+def test_questions_that_are_cut_are_counted(make, write, caplog):
+    path = write([("war " * length, "a long war", "war") for length in (14, 15)])
+    make(max_question_length=64).dataset(path)  # of 32 tokens 3 are special, and half of the others may be a question's
+    assert "1 of 2 questions are cut to 14 tokens" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def trained(config, tokenizer, write):
     """A model that learned where "cast", "war" and "film" are, and that there is no "joke"."""
