@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzed import fuzzed
 from scipy.special import expit, log_softmax, logsumexp
 
 import aillm_tf
@@ -282,32 +283,6 @@ def test_bytes_that_are_not_utf8_are_counted_as_replacement_characters(serve):
     context = b"\xff\xfe long \xc3\x28 war " * 3
     answer = serve([(b"what \xff ?", context)])[0]
     assert answer["answer"] == context.decode("utf-8", "replace")[answer["start"] : answer["end"]]
-
-
-def fuzzed(chance: random.Random, length: int) -> str:
-    """Letters of all scripts, emoji, combining marks, right-to-left text, control characters, white space."""
-    kinds = [
-        "abc THE war",
-        "éüßñÅŞİıﬁ",
-        "e\u0301\u0323o\u0308\u0328",
-        "电影好看酒店",
-        "한국어\u1112\u1161\u11ab",
-        "שלום مرحبا",
-        "😀👩\u200d👧🇩🇪👍🏽",
-    ]
-    kinds += [
-        "  \t\n\u00a0\u3000\u2028\u200b\ufeff",
-        ".,;:!?()[]{}\"'“”—…¿",
-        "\x00\x01\x02\x07\x7f\x85\ufffd",
-        "नमस्ते",
-        "𝕳𝖊𝖑𝖑𝖔①②½",
-        "[MASK][SEP]##",
-    ]
-    text = ""
-    while len(text) < length:
-        kind = chance.choice(kinds)
-        text += "".join(chance.choice(kind) for _ in range(chance.randint(1, 8))) + chance.choice(["", " ", " ", "  "])
-    return text
 
 
 def check_offsets(serve, contexts):
