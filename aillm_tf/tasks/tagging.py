@@ -99,7 +99,8 @@ class TokenClassifier(Task):
         stddev, count = self.config.initializer_range, len(self.label_ids.labels)
         self.tagger = Dense(count, stddev=stddev, name="tagger", dtype="float32")
         if self.has_crf:
-            self.crf = CRF(count, self.label_ids.follows(), name="crf", dtype="float32")
+            allowed, opening = self.label_ids.follows(), ~self.label_ids.continues
+            self.crf = CRF(count, allowed, opening, name="crf", dtype="float32")
 
     def head_shapes(self) -> dict[str, tuple]:
         shape = (None, None, self.config.hidden_size)
@@ -119,23 +120,24 @@ class TokenClassifier(Task):
         weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
         return scored * ops.take(weights, ops.maximum(targets - 1, 0), axis=0)
 
-    def losses(self, logits, targets):
+    def losses(self, logits, batch: dict):
         """The loss of every row, and the weight of the words in it, each (batch,) float32.
 
         Args:
             logits: (batch, length, labels) float32.
-            targets: (batch, length) int32, 1 + the number of the label, 0 where there is none.
+            batch: "targets" (batch, length) int32, 1 + the number of the label, 0 where there is none; and "opens".
         """
+        targets = batch["targets"]
         scored, labels = self.word_weights(targets), ops.maximum(targets - 1, 0)
         if self.has_crf:
-            return -self.crf.log_likelihood(logits, labels, scored), ops.sum(scored, axis=1)
+            return -self.crf.log_likelihood(logits, labels, scored, batch["opens"]), ops.sum(scored, axis=1)
         picked = ops.one_hot(labels, len(self.label_ids.labels), dtype="float32")
         losses = -ops.sum(picked * ops.log_softmax(logits, axis=-1), axis=-1)
         return ops.sum(losses * scored, axis=1), ops.sum(scored, axis=1)
 
     def terms(self, logits, batch: dict):
         """Sum of the losses of a batch, and of their weights."""
-        losses, weights = self.losses(logits, batch["targets"])
+        losses, weights = self.losses(logits, batch)
         return ops.sum(losses * batch["weight"]), ops.sum(weights * batch["weight"])
 
     def loss_terms(self, batch: dict, seed=None):
@@ -147,22 +149,23 @@ class TokenClassifier(Task):
 
     def evaluation(self, batch: dict):
         logits = self.logits(batch)
-        losses, weights = self.losses(logits, batch["targets"])
+        losses, weights = self.losses(logits, batch)
         sums = {"loss": ops.sum(losses * batch["weight"]), "weight": ops.sum(weights * batch["weight"])}
-        predicted = self.best_labels(logits, batch["words"])
+        predicted = self.best_labels(logits, batch["words"], batch["opens"])
         # Batches are of different lengths, what comes of them is not.
         predicted = ops.pad(predicted, ((0, 0), (0, self.max_length - ops.shape(predicted)[1])))
         return sums, {"predicted": ops.reshape(predicted, (-1, self.max_length)), "loss": losses}
 
-    def best_labels(self, logits, words):
-        """(batch, length) int32 from logits, and flags (batch, length) of the tokens that have labels."""
+    def best_labels(self, logits, words, opens):
+        """(batch, length) int32 from logits, and flags of the tokens that have labels (batch, length) and of the rows
+        that begin a text (batch,)."""
         if self.has_crf:
-            return self.crf.decode(logits, words)
+            return self.crf.decode(logits, words, opens)
         return ops.cast(ops.argmax(logits, axis=-1), "int32")
 
-    def probabilities(self, logits, words):
+    def probabilities(self, logits, words, opens):
         """(batch, length, labels) float32: of every label, whatever its neighbours are."""
-        return self.crf.marginals(logits, words) if self.has_crf else ops.softmax(logits, axis=-1)
+        return self.crf.marginals(logits, words, opens) if self.has_crf else ops.softmax(logits, axis=-1)
 
     def scores(self, sums: dict, rows: dict) -> dict[str, float]:
         return {"loss": sums["loss"] / max(sums["weight"], 1e-8)}
@@ -290,8 +293,9 @@ class TokenClassifier(Task):
         front = len(self.around[0])
         width = tf.shape(cut.words)[1]
         logits = self.logits({"token_ids": cut.token_ids, "valid": cut.valid})[:, front : front + width]
-        best = self.best_labels(logits, cut.words)
-        score = tf.gather(self.probabilities(logits, cut.words), best, batch_dims=2)
+        opens = tf.cast(tf.equal(cut.firsts, 0), tf.int32)
+        best = self.best_labels(logits, cut.words, opens)
+        score = tf.gather(self.probabilities(logits, cut.words, opens), best, batch_dims=2)
         tags, scores = (unit_values(features, cut, values, self.room, self.overlap) for values in (best, score))
         return entities_of(features, tags, scores, self.label_ids)
 

@@ -226,6 +226,19 @@ def test_answers_of_long_texts_are_what_is_scored(crf, make):
         assert [(e["type"], e["start"], e["end"]) for e in answer["entities"]] == entities(answer["tags"])
 
 
+def test_a_text_never_begins_within_an_entity(make):
+    model = make(max_length=12, overlap=5, crf=True)
+    model.tagger.bias.assign([0, 0, 50, 0, 0])  # I-LOC, wherever it may stand
+    sentences = [(" ".join([text] * n), " ".join([tags] * n)) for n, (text, tags) in enumerate(TOYS, 1)]
+    _, found = model.evaluate(model.dataset(rows_of(sentences), batch_size=4), verbose=0, return_rows=True)
+    tokens = [text.split() for text, _ in sentences]
+    expected = [["B-LOC"] + ["I-LOC"] * (len(row) - 1) for row in tokens]  # in later windows from their beginning
+    assert found["predicted"] == expected
+    assert [answer["tags"] for answer in model.answer(tokens)] == expected
+    served = served_by(model)([text for text, _ in sentences])
+    assert [(len(of), of[0]["start"], of[0]["end"]) for of in served] == [(1, 0, len(text)) for text, _ in sentences]
+
+
 def test_tokens_that_the_tokenizer_makes_nothing_of_are_outside(make):
     model = make()
     rows = rows_of([("Anna \u200b Smith", "B-PER I-PER I-PER")])
