@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +63,11 @@ class Tagged:
     def labels(self) -> list[str]:
         """What a tagger of these types has for labels: O, and B- and I- of every type."""
         return tag_names(self.types)
+
+    @property
+    def entity_counts(self) -> Counter[str]:
+        """How many entities of each type there are."""
+        return Counter(tag[2:] for tags in self.tags for tag in tags if tag.startswith("B-"))
 
     def tokens(self, row: int) -> list[str]:
         """The tokens of a sentence."""

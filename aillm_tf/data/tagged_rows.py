@@ -89,16 +89,9 @@ class LabelIds:
         return there[0]
 
     def numbers(self, tags: Sequence[str]) -> np.ndarray:
-        """The numbers of IOB2 tags.
-
-        Raises:
-            KeyError: a type that no label has.
-        """
+        """The numbers of IOB2 tags; that of O for a type that no label has."""
         found = [split_tag(tag) for tag in tags]
-        missing = {kind for _, kind in found} - {"", *self.types}
-        if missing:
-            raise KeyError(sorted(missing)[0])
-        return np.array([self._number(prefix, kind) for prefix, kind in found], np.int32)
+        return np.array([self._number(p, kind if kind in self.types else "") for p, kind in found], np.int32)
 
     def follows(self) -> np.ndarray:
         """bool (labels, labels): column may stand behind row."""
@@ -149,9 +142,6 @@ def tagged_rows(
         max_length: tokens of a row, special ones counted.
         overlap: tokens that neighbouring rows of a long sentence share.
         every_piece: the further tokens of a word have labels too.
-
-    Raises:
-        ValueError: a type of entity that the model has no label for.
     """
     pieces = pieces_of(tokenizer, rows.texts)
     unit_splits = np.cumsum([0, *map(len, rows.spans)])
@@ -162,11 +152,7 @@ def tagged_rows(
         spoken, goes_on = align.speakers(words, *map(tf.constant, (spans[:, 0], spans[:, 1], unit_splits)))
     begins, tokens, firsts, _, _, splits, bases = (part.numpy() for part in words)
     spoken, goes_on = spoken.numpy(), goes_on.numpy()
-    try:
-        tags = np.concatenate([np.zeros(0, np.int32), *map(labels.numbers, rows.tags)])
-    except KeyError as missing:
-        known = ", ".join(labels.types)
-        raise ValueError(f"the data has entities of type {missing}; the model knows {known}") from None
+    tags = np.concatenate([np.zeros(0, np.int32), *map(labels.numbers, rows.tags)])
 
     # The label of a word is that of the token its first character is in.
     text = np.repeat(np.arange(len(bases)), np.diff(splits))  # of each word

@@ -17,6 +17,7 @@ from aillm_tf.data.conll import Tagged, tagged
 from aillm_tf.data.parallel import Parallel, read_parallel
 from aillm_tf.data.sources import Labelled, labelled
 from aillm_tf.data.squad import Questions, read_squad
+from aillm_tf.data.tags import to_iob2
 from aillm_tf.metrics import classification, entities, squad, summaries, translation
 from aillm_tf.training.evaluate import Evaluation, columns_of_run
 from aillm_tf.training.loop import watched
@@ -106,6 +107,7 @@ def _classifier(ask: Ask, about: dict, rows: Labelled) -> tuple:
 def _tagger(ask: Ask, about: dict, rows: Tagged) -> tuple:
     tags = ask("pretokenized", tokens=[rows.tokens(i) for i in range(len(rows))])["tags"]
     predicted = [[tag.decode() for tag in row[: len(true)]] for row, true in zip(tags, rows.tags, strict=True)]
+    predicted = to_iob2(predicted, about["labels"])
     return entities.entity_scores(rows.tags, predicted), entities.entity_tally(rows.tags, predicted)
 
 

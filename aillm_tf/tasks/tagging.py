@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +13,7 @@ from keras import ops
 from aillm_tf.data.conll import Tagged, tagged
 from aillm_tf.data.pipeline import Dataset
 from aillm_tf.data.tagged_rows import LabelIds, pieces_of, special_tokens_around, tagged_rows
+from aillm_tf.data.tags import to_iob2
 from aillm_tf.layers.crf import CRF
 from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.dropout import dropout, fold
@@ -24,6 +26,8 @@ from aillm_tf.text.graph_alignment import WordAlignment, word_alignment
 from aillm_tf.training.step import programs
 
 TOKENS_AT_ONCE = 1 << 14  # of texts answered together, with padding
+
+logger = logging.getLogger("aillm_tf")
 
 
 class TokenClassifier(Task):
@@ -180,10 +184,10 @@ class TokenClassifier(Task):
 
         Returns:
             What `aillm_tf.metrics.entities.entity_scores` gives, and ``loss``; with `return_rows`, that and "targets"
-            and "predicted", tags of the corpus' tokens, and "loss", each with one entry a sentence.
+            and "predicted", IOB2 tags of the corpus' tokens, and "loss", each with one entry a sentence.
         """
         scores, rows = super().evaluate(x, verbose=verbose, return_rows=True)
-        predicted = x.alignment.tags(rows["predicted"], self.label_ids)
+        predicted = to_iob2(x.alignment.tags(rows["predicted"], self.label_ids), self.labels)
         scores |= entity_scores(x.tagged.tags, predicted)
         losses = np.bincount(x.alignment.sentences, rows["loss"], len(x.tagged))
         found = {"targets": x.tagged.tags, "predicted": predicted, "loss": losses}
@@ -213,17 +217,38 @@ class TokenClassifier(Task):
             encoding_errors: "replace" reads undecodable bytes as U+FFFD instead of calling the sentence bad.
             **batching: batch_size, tokens_per_batch, shuffle, seed, fixed_length: see `Task.batched`.
 
+        Entities of a type that the model has no label for are scored as missed, and counted; their words are O in the
+        loss.
+
         Raises:
-            ValueError: a bad sentence, named by file and line; or a type of entity that the model has no label for.
+            ValueError: a bad sentence, named by file and line; or, where there is nothing else to score or it is to be
+                learned from (`shuffle`), a type of entity that the model has no label for.
         """
         if not isinstance(rows, Tagged):
             columns = {"tokens": tokens, "tags": tags, "text": text, "spans": spans}
             rows = tagged(rows, **columns, on_bad=on_bad, errors=encoding_errors)
+        self._check_types(rows, learned=batching.get("shuffle", False))
         every = self.label_pieces == "all"
         alignment = tagged_rows(rows, self.tokenizer, self.label_ids, self.max_length, self.overlap, every)
         data = self.batched(alignment.columns, **batching)
         data.tagged, data.alignment = rows, alignment  # what the scores are made of
         return data
+
+    def _check_types(self, rows: Tagged, learned: bool) -> None:
+        kinds = rows.entity_counts
+        unknown = sorted(set(kinds) - set(self.label_ids.types))
+        if not unknown:
+            return
+        if learned or len(unknown) == len(kinds):
+            known = ", ".join(self.label_ids.types)
+            raise ValueError(f"the data has entities of type {unknown[0]!r}; the model knows {known}")
+        count = sum(kinds[kind] for kind in unknown)
+        logger.warning(
+            "%d of %d entities are of types that the model has no label for (%s): they are scored as missed",
+            count,
+            kinds.total(),
+            ", ".join(unknown),
+        )
 
     # Answers ----------------------------------------------------------------------------------------------------
 

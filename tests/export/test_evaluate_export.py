@@ -106,6 +106,18 @@ def test_questions_that_an_export_cannot_be_scored_on_are_refused(facts, message
         _questions(None, facts, read_squad(file))
 
 
+def test_tags_of_another_scheme_are_scored_as_iob2(tmp_path):
+    from aillm_tf.data.conll import tagged
+    from aillm_tf.export.evaluate import _tagger
+
+    _, file, _ = tagger(tmp_path)
+    answers = [tags.split() for tags in (b"S-PER O O B-LOC E-LOC", b"S-LOC O O")] * 4
+    labels = ["O", *(f"{prefix}-{kind}" for kind in ("LOC", "PER") for prefix in "BIES")]
+    scores, tally = _tagger(lambda *_, **__: {"tags": answers}, {"labels": labels}, tagged(file))
+    assert scores["f1"] == scores["strict_f1"] == scores["token_accuracy"] == 1.0
+    assert tally.score()["strict_f1"] == 1.0
+
+
 def test_what_is_no_export_of_a_task_with_scores_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no serving/model\.json"):
         evaluate_export(tmp_path, "rows.tsv")

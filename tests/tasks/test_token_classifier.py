@@ -15,7 +15,7 @@ import aillm_tf
 from aillm_tf.data.conll import Tagged, tagged
 from aillm_tf.data.tables import Places
 from aillm_tf.data.tagged_rows import LabelIds, special_tokens_around, tagged_rows, windows
-from aillm_tf.data.tags import entities
+from aillm_tf.data.tags import entities, to_iob2
 from aillm_tf.export import reload, saved_model
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.tasks.tagging import TokenClassifier
@@ -220,7 +220,7 @@ def test_answers_of_long_texts_are_what_is_scored(crf, make):
     data = model.dataset(rows_of(sentences), batch_size=4)
     _, found = model.evaluate(data, verbose=0, return_rows=True)
     answers = model.answer([text.split() for text, _ in sentences])
-    assert [answer["tags"] for answer in answers] == found["predicted"]
+    assert to_iob2([answer["tags"] for answer in answers], LABELS) == found["predicted"]
     assert len({tag for row in found["predicted"] for tag in row}) > 2
     for answer in answers:
         assert [(e["type"], e["start"], e["end"]) for e in answer["entities"]] == entities(answer["tags"])
@@ -244,7 +244,7 @@ def test_tokens_that_the_tokenizer_makes_nothing_of_are_outside(make):
     rows = rows_of([("Anna \u200b Smith", "B-PER I-PER I-PER")])
     _, found = model.evaluate(model.dataset(rows), verbose=0, return_rows=True)
     assert found["predicted"][0][1] == "O" and len(found["predicted"][0]) == 3
-    assert model.answer([["Anna", "\u200b", "Smith"]])[0]["tags"] == found["predicted"][0]
+    assert to_iob2([model.answer([["Anna", "\u200b", "Smith"]])[0]["tags"]], LABELS) == found["predicted"]
 
 
 # Offsets
@@ -323,8 +323,28 @@ def test_wrong_options_are_named(options, message, make):
 
 
 def test_types_without_a_label_are_named(make):
-    with pytest.raises(ValueError, match="entities of type 'ORG'; the model knows LOC, PER"):
-        make().dataset(rows_of([("EU", "B-ORG")]))
+    for rows, options in (([("EU", "B-ORG")], {}), ([*TOYS, ("EU", "B-ORG")], {"shuffle": True})):
+        with pytest.raises(ValueError, match="entities of type 'ORG'; the model knows LOC, PER"):
+            make().dataset(rows_of(rows), **options)
+
+
+def test_entities_without_a_label_are_missed(trained, caplog):
+    metrics = pytest.importorskip("seqeval.metrics")
+    data = trained.dataset(rows_of([*TOYS, ("EU and Rome", "B-ORG O B-LOC"), ("EU", "B-ORG")]))
+    assert "2 of 13 entities are of types that the model has no label for (ORG)" in caplog.text
+    scores, found = trained.evaluate(data, verbose=0, return_rows=True)
+    assert found["targets"][-1] == ["B-ORG"]
+    assert scores["recall"] == metrics.recall_score(found["targets"], found["predicted"]) > 0.5
+    assert scores["macro_f1"] == metrics.f1_score(found["targets"], found["predicted"], average="macro")
+
+
+@pytest.mark.parametrize(("label", "tags"), [("I-LOC", "B-LOC I-LOC"), ("S-LOC", "B-LOC B-LOC")])
+def test_what_heads_of_other_schemes_predict_is_scored_as_iob2(label, tags, make):
+    labels = ["O", "B-LOC", "I-LOC"] if label == "I-LOC" else ["O", "B-LOC", "I-LOC", "E-LOC", "S-LOC"]
+    model = make(labels=labels)
+    model.tagger.bias.assign([50.0 * (name == label) for name in labels])
+    scores = model.evaluate(model.dataset(rows_of([("New York", tags)])), verbose=0)
+    assert (scores["f1"], scores["strict_f1"], scores["token_accuracy"]) == (1.0, 1.0, 1.0)
 
 
 def test_heads_of_other_schemes_are_read(make):
