@@ -45,6 +45,8 @@ class Data:
     spans: str = "spans"
     # at a bad sentence: raise, or skip it and count
     on_bad: Literal["raise", "skip"] = "raise"
+    # draw as many sentences for every type that is the rarest in them, and as many without entities
+    balance: bool = False
     # undecodable bytes: strict calls the sentence bad, replace reads them as U+FFFD
     encoding_errors: Literal["strict", "replace"] = "strict"
 
@@ -182,7 +184,7 @@ def main(config: Config) -> dict:
         # made before the training, which may take hours: what cannot be scored is said now
         name = "test" if "test" in splits else "validation"
         held_out = model.dataset(splits["test"]) if "test" in splits else validation
-        train = batches(model, splits["train"], training)
+        train = batches(model, splits["train"], training, balance=config.data.balance)
         fit(model, train, training, run, validation=validation, best="f1" if validation else None)
         model.save(run.model_folder)
         facts = {"task": "TokenClassifier", "seed": training.seed, "steps": model.step, "data": counts}

@@ -25,7 +25,7 @@ import numpy as np
 from aillm_tf.data.files import format_of, text_lines, undecodable
 from aillm_tf.data.sources import read_table
 from aillm_tf.data.tables import Faults, Places
-from aillm_tf.data.tags import Entity, broken, entities, iob2, scheme_of, split_tag, tag_names
+from aillm_tf.data.tags import OUTSIDE, Entity, broken, entities, iob2, scheme_of, split_tag, tag_names
 from aillm_tf.text.words import join_tokens
 
 logger = logging.getLogger("aillm_tf")
@@ -68,6 +68,13 @@ class Tagged:
     def entity_counts(self) -> Counter[str]:
         """How many entities of each type there are."""
         return Counter(tag[2:] for tags in self.tags for tag in tags if tag.startswith("B-"))
+
+    def rarest_types(self) -> np.ndarray:
+        """(sentences,) int32: of the types in each the rarest one in all, as its rank; -1 where there is none."""
+        counts = self.entity_counts
+        place = {kind: i for i, kind in enumerate(sorted(counts, key=lambda kind: (counts[kind], kind)))}
+        found = (min((place[tag[2:]] for tag in tags if tag != OUTSIDE), default=-1) for tags in self.tags)
+        return np.fromiter(found, np.int32, len(self))
 
     def tokens(self, row: int) -> list[str]:
         """The tokens of a sentence."""

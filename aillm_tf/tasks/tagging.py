@@ -206,6 +206,7 @@ class TokenClassifier(Task):
         spans: str = "spans",
         on_bad: str = "raise",
         encoding_errors: str = "strict",
+        balance: bool = False,
         **batching,
     ) -> Dataset:
         """Sentences with entities as batches.
@@ -215,6 +216,8 @@ class TokenClassifier(Task):
             tokens, tags, text, spans: names of the columns.
             on_bad: "raise" at a bad sentence, or "skip" it and count.
             encoding_errors: "replace" reads undecodable bytes as U+FFFD instead of calling the sentence bad.
+            balance: an epoch has as many rows for every type that is the rarest in their sentences, and as many without
+                entities, drawn anew each time.
             **batching: batch_size, tokens_per_batch, shuffle, seed, fixed_length: see `Task.batched`.
 
         Entities of a type that the model has no label for are scored as missed, and counted; their words are O in the
@@ -230,7 +233,10 @@ class TokenClassifier(Task):
         self._check_types(rows, learned=batching.get("shuffle", False))
         every = self.label_pieces == "all"
         alignment = tagged_rows(rows, self.tokenizer, self.label_ids, self.max_length, self.overlap, every)
-        data = self.batched(alignment.columns, **batching)
+        columns = alignment.columns
+        if balance:
+            columns = {**columns, "rarest": rows.rarest_types()[alignment.sentences]}
+        data = self.batched(columns, balance="rarest" if balance else None, **batching)
         data.tagged, data.alignment = rows, alignment  # what the scores are made of
         return data
 

@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ner")
     for name, count in (("train", 6), ("dev", 1)):
         (folder / f"{name}.conll").write_text("\n".join(SENTENCES * count), encoding="utf-8")
-    train(folder / "run", train=f"{folder}/train.conll", validation=f"{folder}/dev.conll", test_rows=4)
+    train(folder / "run", train=f"{folder}/train.conll", validation=f"{folder}/dev.conll", test_rows=4, balance="true")
     return folder / "run"
 
 

@@ -347,6 +347,14 @@ def test_what_heads_of_other_schemes_predict_is_scored_as_iob2(label, tags, make
     assert (scores["f1"], scores["strict_f1"], scores["token_accuracy"]) == (1.0, 1.0, 1.0)
 
 
+def test_balanced_epochs_have_as_many_sentences_of_every_rarest_type(make):
+    rows = rows_of([("Rome", "B-LOC")] * 8 + [("Anna in Rome", "B-PER O B-LOC")] * 2 + [("here", "O")] * 2)
+    data = make().dataset(rows, balance=True, shuffle=True, batch_size=4)
+    assert rows.rarest_types().tolist() == [1] * 8 + [0] * 2 + [-1] * 2
+    drawn = np.concatenate([data.batch_rows(step)[0] for step in range(data.steps_per_epoch)])
+    assert np.bincount(1 + rows.rarest_types()[drawn]).tolist() == [4, 4, 4]
+
+
 def test_heads_of_other_schemes_are_read(make):
     model = make(labels=["O", "I-LOC", "B-LOC", "S-PER", "E-PER"])
     labels = model.label_ids
