@@ -7,6 +7,7 @@ minute slows both members of a pair, and the ratio of a pair is what is reported
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -107,6 +108,12 @@ def report(**result) -> None:
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     print(json.dumps({**result, "peak_rss_mb": round(peak)}), flush=True)
+
+
+def changed(parser: argparse.ArgumentParser, options: argparse.Namespace, names: Sequence[str]) -> str:
+    """The options that are not the default ones, as " name=value": a stored result is that of its options only."""
+    given = {name: getattr(options, name) for name in names}
+    return "".join(f" {name}={value}" for name, value in given.items() if value != parser.get_default(name))
 
 
 def run_side(arguments: list[str]) -> dict:

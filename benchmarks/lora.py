@@ -2,7 +2,7 @@
 
 Both sides: the same weights and rows, batch 32, at most 128 tokens, the same epochs, a tenth of the steps as warm-up,
 linear decay, weight decay 0.01, global-norm clipping at 1.0, the checkpoint's dropout, bf16. Full fine-tuning at 5e-5;
-LoRA of rank 8, alpha 16 on query and value at --learning-rate. No epoch is chosen by the dev set.
+LoRA of rank 8, alpha 16 on query and value at --learning_rate. No epoch is chosen by the dev set.
 
 One run is one side and one seed, in a process of its own. Its result is added to --results at once: the same command
 again runs what is missing, and prints the table when all is there.
@@ -21,13 +21,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import CLIP_NORM, FOLDER, LEARNING_RATE, MAX_LENGTH, WEIGHT_DECAY, report, run_side
+from harness import CLIP_NORM, FOLDER, LEARNING_RATE, MAX_LENGTH, WEIGHT_DECAY, changed, report, run_side
 
 from aillm_tf.weights.known import MINILM
 from aillm_tf.weights.resolve import resolve
 
 BATCH, WARMUP, LABELS = 32, 0.1, ["0", "1"]
 SIDES = ("full", "lora")
+OF_LORA = ("learning_rate", "rank", "alpha", "projections")  # options
 COLUMNS = {
     "dev accuracy": "accuracy",
     "trained share %": "trained",
@@ -78,22 +79,23 @@ def run_one(options: argparse.Namespace) -> None:
     )
 
 
-def compare(options: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace, given: dict[str, str]) -> None:
     """Run what is missing, and print the means over seeds."""
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
     passed = [f"--init={resolve(options.init).resolve()}", f"--data={options.data.resolve()}"]
-    names = ("epochs", "learning_rate", "rank", "alpha", "projections", "limit")
+    names = ("epochs", "limit", *OF_LORA)
     passed += [f"--{name}={getattr(options, name)}" for name in names if getattr(options, name) is not None]
     for seed in options.seeds.split(","):
         for side in options.sides.split(","):
-            if f"{side} {seed}" not in results:
-                print(f"{side} {seed} ...", file=sys.stderr, flush=True)
-                results[f"{side} {seed}"] = run_side(["lora", f"--run={side}", f"--seeds={seed}", *passed])
+            key = f"{side} {seed}{given[side]}"
+            if key not in results:
+                print(f"{key} ...", file=sys.stderr, flush=True)
+                results[key] = run_side(["lora", f"--run={side}", f"--seeds={seed}", *passed])
                 options.results.write_text(json.dumps(results, indent=1))
     print(f"{'':<6}" + "".join(f"{title:>17}" for title in COLUMNS))
     means = {}
     for side in options.sides.split(","):
-        rows = [results[f"{side} {seed}"] for seed in options.seeds.split(",")]
+        rows = [results[f"{side} {seed}{given[side]}"] for seed in options.seeds.split(",")]
         means[side] = {name: statistics.mean(row[name] for row in rows) for name in COLUMNS.values()}
         scores = ", ".join(f"{row['accuracy']:.4f}" for row in rows)
         print(f"{side:<6}" + "".join(f"{means[side][name]:>17.4g}" for name in COLUMNS.values()) + f"   {scores}")
@@ -120,4 +122,9 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if not (options.data / "train.tsv").exists():
         raise SystemExit(f"no train.tsv in {options.data}: give --data a folder with train.tsv and dev.tsv")
-    run_one(options) if options.run else compare(options)
+    if options.run:
+        run_one(options)
+    else:
+        names = {"full": ("init", "data", "epochs", "limit")}
+        names["lora"] = (*names["full"], *OF_LORA)
+        compare(options, {side: changed(parser, options, names[side]) for side in SIDES})

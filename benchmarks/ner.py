@@ -26,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import FOLDER, report, run_side
+from harness import FOLDER, changed, report, run_side
 
 from aillm_tf.weights.known import MINILM
 from aillm_tf.weights.resolve import resolve
@@ -87,7 +87,8 @@ def run_ours(data: Path, init: str, seed: int) -> None:
     )
 
 
-def compare(options: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace, given: str) -> None:
+    """Run what is missing, and print the means over seeds."""
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
     init = str(resolve(options.init).resolve())
     wanted = [
@@ -97,7 +98,7 @@ def compare(options: argparse.Namespace) -> None:
         for side in options.sides.split(",")
     ]
     for name, seed, side in wanted:
-        key = f"{name} {seed} {side}"
+        key = f"{name} {seed} {side}{given}"
         if key in results:
             continue
         print(f"{key} ...", file=sys.stderr, flush=True)
@@ -109,7 +110,7 @@ def compare(options: argparse.Namespace) -> None:
         print(f"\n{name:<10}" + "".join(f"{column:>16}" for column in COLUMNS))
         means = {}
         for side in dict.fromkeys(side for *_, side in wanted):
-            rows = [results[f"{n} {s} {d}"] for n, s, d in wanted if (n, d) == (name, side)]
+            rows = [results[f"{n} {s} {d}{given}"] for n, s, d in wanted if (n, d) == (name, side)]
             rows = [
                 {
                     **{column: 100 * row["scores"][column] for column in COLUMNS[:3]},
@@ -142,4 +143,4 @@ if __name__ == "__main__":
     elif not (options.data / "wnut17").is_dir():
         raise SystemExit(f"no folder wnut17 in {options.data}: give --data the folder of the data sets")
     else:
-        compare(options)
+        compare(options, changed(parser, options, ("init", "data", "limit")))

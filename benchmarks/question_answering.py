@@ -27,7 +27,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import FOLDER, report, run_side
+from harness import FOLDER, changed, report, run_side
 
 from aillm_tf.weights.known import MINILM
 from aillm_tf.weights.resolve import resolve
@@ -85,7 +85,8 @@ def run_ours(data: Path, init: str, seed: int, version: str) -> None:
     )
 
 
-def compare(options: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace, given: str) -> None:
+    """Run what is missing, and print the means over seeds."""
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
     init = str(resolve(options.init).resolve())
     wanted = [
@@ -95,7 +96,7 @@ def compare(options: argparse.Namespace) -> None:
         for side in options.sides.split(",")
     ]
     for version, seed, side in wanted:
-        key = f"{version} {seed} {side}"
+        key = f"{version} {seed} {side}{given}"
         if key in results:
             continue
         print(f"{key} ...", file=sys.stderr, flush=True)
@@ -108,7 +109,7 @@ def compare(options: argparse.Namespace) -> None:
         print(f"\n{version:<8}" + "".join(f"{name:>16}" for name in COLUMNS))
         means = {}
         for side in dict.fromkeys(side for *_, side in wanted):
-            rows = [results[f"{v} {s} {d}"] for v, s, d in wanted if (v, d) == (version, side)]
+            rows = [results[f"{v} {s} {d}{given}"] for v, s, d in wanted if (v, d) == (version, side)]
             rows = [{**row, **row["scores"]} for row in rows]
             means[side] = {name: statistics.mean(row.get(name, float("nan")) for row in rows) for name in COLUMNS}
             print(f"{side:<8}" + "".join(f"{means[side][name]:>16.2f}" for name in COLUMNS) + f"   {len(rows)} seeds")
@@ -134,4 +135,4 @@ if __name__ == "__main__":
     if options.run:
         run_ours(options.data, options.init, int(options.seeds), options.run)
     else:
-        compare(options)
+        compare(options, changed(parser, options, ("init", "data", "limit")))

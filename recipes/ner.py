@@ -45,6 +45,8 @@ class Data:
     spans: str = "spans"
     # at a bad sentence: raise, or skip it and count
     on_bad: Literal["raise", "skip"] = "raise"
+    # draw as many sentences for every type that is the rarest in them, and as many without entities
+    balance: bool = False
     # undecodable bytes: strict calls the sentence bad, replace reads them as U+FFFD
     encoding_errors: Literal["strict", "replace"] = "strict"
 
@@ -179,15 +181,18 @@ def main(config: Config) -> dict:
         with strategy.scope():
             model = build(config.model, training, splits["train"])
         validation = model.dataset(splits["validation"]) if "validation" in splits else None
-        train = batches(model, splits["train"], training)
+        # made before the training, which may take hours: what cannot be scored is said now
+        name = "test" if "test" in splits else "validation"
+        held_out = model.dataset(splits["test"]) if "test" in splits else validation
+        train = batches(model, splits["train"], training, balance=config.data.balance)
         fit(model, train, training, run, validation=validation, best="f1" if validation else None)
         model.save(run.model_folder)
         facts = {"task": "TokenClassifier", "seed": training.seed, "steps": model.step, "data": counts}
         facts |= {"read": splits["train"].counts, "types": splits["train"].types}
-        scores, name = {}, "test" if "test" in splits else "validation"
-        if name in splits:
+        scores = {}
+        if held_out is not None:
             rows = splits[name]
-            scores, found = model.evaluate(model.dataset(rows), return_rows=True)
+            scores, found = model.evaluate(held_out, return_rows=True)
             tags = found["targets"], found["predicted"]
             kinds, confusion = type_confusion(*tags)
             table = [

@@ -61,8 +61,8 @@ class Model:
     max_answer_length: int = 30
     # spans listed for each question
     n_best: int = 20
-    # squad: English words; cmrc: Chinese characters
-    scoring: Literal["squad", "cmrc"] = "squad"
+    # squad: English words; cmrc: Chinese characters; by default as most of the training contexts are written
+    scoring: Literal["squad", "cmrc"] | None = None
     # of hidden states and attention; by default that of the checkpoint or preset
     dropout: float | None = None
 
@@ -101,9 +101,11 @@ def read(data: Data, seed: int) -> dict:
 def build(options: Model, training: Training, questions):
     """The model: pretrained, or from scratch with a tokenizer of its own."""
     import aillm_tf as ai
+    from aillm_tf.metrics.translation import mostly_chinese
 
-    reading = ("max_length", "stride", "max_question_length", "max_answer_length", "n_best", "scoring")
+    reading = ("max_length", "stride", "max_question_length", "max_answer_length", "n_best")
     settings = {name: getattr(options, name) for name in reading}
+    settings["scoring"] = options.scoring or ("cmrc" if mostly_chinese(questions.contexts[:1000]) else "squad")
     settings |= {"dtype": training.dtype, "seed": training.seed, "unanswerable": questions.has_unanswerable}
     changes = {} if options.dropout is None else {"dropout": options.dropout, "attention_dropout": options.dropout}
     if options.init:
@@ -159,12 +161,13 @@ def main(config: Config) -> dict:
         with strategy.scope():
             model = build(config.model, training, parts["train"])
         validation = model.dataset(parts["validation"])
+        # made before the training, which may take hours: what cannot be scored is said now
+        scored = "test" if "test" in parts and parts["test"].labelled else "validation"
+        held_out = model.dataset(parts["test"]) if scored == "test" else validation
         fit(model, batches(model, parts["train"], training), training, run, validation=validation, best="f1")
         if model.unanswerable:
             print(f"threshold of no answer, by the validation questions: {model.tune(validation):.3f}")
         model.save(run.model_folder)
-        scored = "test" if "test" in parts and parts["test"].labelled else "validation"
-        held_out = validation if scored == "validation" else model.dataset(parts["test"])
         scores, rows = model.evaluate(held_out, return_rows=True)
         write_predictions(run.directory, rows)
         if "test" in parts and scored == "validation":

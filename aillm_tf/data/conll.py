@@ -9,21 +9,23 @@ Notable here:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from aillm_tf.data.files import text_lines, undecodable
+from aillm_tf.data.files import format_of, text_lines, undecodable
 from aillm_tf.data.sources import read_table
 from aillm_tf.data.tables import Faults, Places
-from aillm_tf.data.tags import Entity, broken, entities, iob2, scheme_of, split_tag, tag_names
+from aillm_tf.data.tags import OUTSIDE, Entity, broken, entities, iob2, scheme_of, split_tag, tag_names
 from aillm_tf.text.words import join_tokens
 
 logger = logging.getLogger("aillm_tf")
@@ -62,6 +64,18 @@ class Tagged:
         """What a tagger of these types has for labels: O, and B- and I- of every type."""
         return tag_names(self.types)
 
+    @property
+    def entity_counts(self) -> Counter[str]:
+        """How many entities of each type there are."""
+        return Counter(tag[2:] for tags in self.tags for tag in tags if tag.startswith("B-"))
+
+    def rarest_types(self) -> np.ndarray:
+        """(sentences,) int32: of the types in each the rarest one in all, as its rank; -1 where there is none."""
+        counts = self.entity_counts
+        place = {kind: i for i, kind in enumerate(sorted(counts, key=lambda kind: (counts[kind], kind)))}
+        found = (min((place[tag[2:]] for tag in tags if tag != OUTSIDE), default=-1) for tags in self.tags)
+        return np.fromiter(found, np.int32, len(self))
+
     def tokens(self, row: int) -> list[str]:
         """The tokens of a sentence."""
         return [self.texts[row][start:end] for start, end in self.spans[row]]
@@ -86,8 +100,9 @@ def tagged(
     """Read sentences with entities.
 
     Args:
-        uri: a CoNLL file of any name (token first, tag last, any columns between; blank lines between sentences; also
-            .gz), a .jsonl file, "tfds:", "hf:" or "pypi:", or a folder in TFDS's format: see `aillm_tf.data.sources`.
+        uri: a CoNLL file of any name (token first, tag last, any columns between; blank lines between sentences), a
+            .jsonl file, each also .gz or .zst, "tfds:", "hf:" or "pypi:", or a folder in TFDS's format: see
+            `aillm_tf.data.sources`.
         tokens, tags: names of the columns of tokens and of their tags, where rows are not CoNLL lines.
         text, spans: names of the columns of raw text and of its entities, of jsonl files without tokens. An entity is
             {"start", "end", "label" (or "type")} or [start, end, label], in characters.
@@ -106,7 +121,7 @@ def tagged(
     name, faults = os.fspath(uri), Faults(on_bad)
     path = name.partition("#")[0]
     raw = False
-    if path.lower().endswith((".jsonl", ".jsonl.gz")):
+    if format_of(Path(path)) == ".jsonl":
         raw = tokens not in _first_object(name)
         read = _table_rows(name, (text, spans) if raw else (tokens, tags), raw, on_bad, errors, faults)
     elif name.startswith(("tfds:", "hf:")) or Path(name).is_dir() or Path(name.rpartition(":")[0] or "?").is_dir():
@@ -142,14 +157,11 @@ def tagged(
 
 
 def _first_object(name: str) -> dict:
-    """The first object of a jsonl file; reading it all says what is wrong where there is none."""
+    """The first object of a jsonl file; reading it all says what is wrong with the lines before it."""
     for content in text_lines(_file(name), name, errors="replace"):
-        if content.strip():
-            try:
-                value = json.loads(content)
-            except ValueError:
-                return {}
-            return value if isinstance(value, dict) else {}
+        with contextlib.suppress(ValueError):
+            if isinstance(value := json.loads(content), dict):
+                return value
     return {}
 
 

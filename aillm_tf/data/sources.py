@@ -78,7 +78,7 @@ def read_table(
         if names is None:  # JSON objects: the first one says what the columns are
             names = list(row)
             values = {name: [] for name in names}
-        problem = _row_problem(row, names)
+        problem = row_problem(row, names)
         if problem:
             faults.add(f"{source.prefix}{line}", *problem)
             continue
@@ -89,7 +89,7 @@ def read_table(
     return Table(values, where, faults.skipped, source.label_names)
 
 
-def _row_problem(row: dict[str, Any], names: Sequence[str]) -> tuple[str, str] | None:
+def row_problem(row: dict[str, Any], names: Sequence[str]) -> tuple[str, str] | None:
     """(reason, column) of the first column that is missing or does not decode."""
     for name in names:
         if name not in row:

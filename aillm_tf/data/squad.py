@@ -22,8 +22,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from aillm_tf.data.files import undecodable
-from aillm_tf.data.sources import read_table
-from aillm_tf.data.tables import Faults, MissingColumn, listing
+from aillm_tf.data.sources import open_source, row_problem
+from aillm_tf.data.tables import Bad, Faults, MissingColumn, listing
 
 NEAR = 100  # characters from where an answer should be to where it may be found
 
@@ -105,6 +105,23 @@ class Questions:
             has_unanswerable=self.labelled and not all(answers),
         )
 
+    def check_answers(self, unanswerable: bool) -> None:
+        """Raises ValueError where a model cannot be trained or scored on these questions.
+
+        Args:
+            unanswerable: whether the model knows questions without an answer.
+        """
+        if not self.labelled:
+            raise ValueError(
+                "these questions are unlabelled: none has an answer, and none says is_impossible. There is nothing to "
+                "learn or to score; model.answer(questions.pairs) answers them"
+            )
+        if self.has_unanswerable and not unanswerable:
+            raise ValueError(
+                "some of these questions have no answer, and the model always answers (unanswerable=False): take "
+                "questions.answerable(), or build the model with unanswerable=True"
+            )
+
     def answerable(self) -> Questions:
         """The questions that have an answer: what SQuAD v1.1 is made of."""
         return self.take([row for row, answers in enumerate(self.answers) if answers])
@@ -152,7 +169,8 @@ def read_squad(uri: str | os.PathLike, on_bad: Literal["raise", "skip"] = "raise
         uri: a file of SQuAD's shape (.json, .json.gz), also by "pypi:"; or rows with the columns id, question, context
             and answers ({"text": [...], "answer_start": [...]}), from a .jsonl file, "tfds:squad[/config][:split]" or
             "hf:rajpurkar/squad_v2[:split]". CMRC 2018's first shape (context_text, query_text) is read too.
-        on_bad: "raise" at the first question that cannot be read, or "skip" it and keep the reason.
+        on_bad: "raise" at the first question that cannot be read, or "skip" it and keep the reason. A paragraph without
+            context or questions is one of them.
 
     Returns:
         :class:`Questions`. What was repaired, is not in its context, or was skipped is counted in one warning.
@@ -176,7 +194,7 @@ def read_squad(uri: str | os.PathLike, on_bad: Literal["raise", "skip"] = "raise
         path, shown = str(resolve(name)), name.partition("#")[0]
     faults = Faults(on_bad)
     if path.endswith((".json", ".json.gz")) and not name.startswith(("tfds:", "hf:")):
-        rows = _nested(_read_json(Path(path).expanduser(), shown), shown)
+        rows = _nested(_read_json(Path(path).expanduser(), shown), shown, faults)
     else:
         rows = _flat(name, faults)
     return _gather(rows, shown, faults)
@@ -209,7 +227,7 @@ def _read_json(path: Path, name: str) -> Any:
         ) from None
 
 
-def _nested(content: Any, name: str) -> Iterator[_Row]:
+def _nested(content: Any, name: str, faults: Faults) -> Iterator[_Row]:
     """The questions of a file of SQuAD's shape, or of the first shape of CMRC 2018."""
     articles = content.get("data") if isinstance(content, Mapping) else content
     if not isinstance(articles, list):
@@ -218,56 +236,60 @@ def _nested(content: Any, name: str) -> Iterator[_Row]:
     for a, article in enumerate(articles):
         at = f"{name}: data[{a}]"
         flat = isinstance(article, Mapping) and "context_text" in article
-        for p, paragraph in enumerate([article] if flat else _list(article, "paragraphs", at)):
+        if not flat and (problem := _misshapen(article, "paragraphs")):
+            raise ValueError(f"{at}: {problem}. Is the file of SQuAD's shape?")
+        names = ("query_text", "query_id", "context_text") if flat else ("question", "id", "context")
+        for p, paragraph in enumerate([article] if flat else article["paragraphs"]):
             place = at if flat else f"{at}.paragraphs[{p}]"
-            context = _get(paragraph, "context_text" if flat else "context", place)
-            for q, qa in enumerate(_list(paragraph, "qas", place)):
+            if problem := _misshapen(paragraph, names[2], "qas"):
+                faults.add(place, problem)
+                continue
+            for q, qa in enumerate(paragraph["qas"]):
                 spot = f"{place}.qas[{q}]"
-                question = _get(qa, "query_text" if flat else "question", spot)
-                label = _get(qa, "query_id" if flat else "id", spot)
+                if problem := _misshapen(qa, *names[:2]):
+                    faults.add(spot, problem)
+                    continue
+                question, label, context = qa[names[0]], qa[names[1]], paragraph[names[2]]
                 yield _Row(
                     spot, article.get("title"), context, question, label, qa.get("answers"), qa.get("is_impossible")
                 )
 
 
-def _list(value: Any, key: str, place: str) -> list:
-    found = _get(value, key, place)
-    if not isinstance(found, list):
-        raise ValueError(f"{place}: {key!r} is {type(found).__name__}, not a list")
-    return found
-
-
-def _get(value: Any, key: str, place: str) -> Any:
-    if not isinstance(value, Mapping) or key not in value:
-        held = listing(value) if isinstance(value, Mapping) else type(value).__name__
-        raise ValueError(f"{place}: no {key!r}; there is {held}. Is the file of SQuAD's shape?")
-    return value[key]
+def _misshapen(value: Any, *keys: str) -> str | None:
+    """What is wrong with an object that has to have these keys, or None; paragraphs and qas are lists."""
+    for key in keys:
+        if not isinstance(value, Mapping) or key not in value:
+            held = listing(value) if isinstance(value, Mapping) else type(value).__name__
+            return f"no {key!r}; there is {held}"
+        if key in ("paragraphs", "qas") and not isinstance(value[key], list):
+            return f"{key!r} is {type(value[key]).__name__}, not a list"
+    return None
 
 
 def _flat(uri: str, faults: Faults) -> Iterator[_Row]:
-    """The questions of a source of rows; titles and is_impossible are read where they are."""
+    """The questions of a source of rows; title and is_impossible are read where they are."""
     columns = ["id", "question", "context", "answers"]
-    for more in (["title", "is_impossible"], ["title"], []):
-        try:
-            table = read_table(uri, columns=[*columns, *more], on_bad=faults.on_bad)
+    for more in (["title", "is_impossible"], ["title"], ["is_impossible"], []):
+        try:  # a jsonl file has its columns row by row and opens at once
+            source = open_source(uri, [*columns, *more])
             break
         except MissingColumn:
             if not more:
                 raise
-        except ValueError:  # of a jsonl file, which has its columns row by row
-            if not more or not uri.endswith((".jsonl", ".jsonl.gz")):
-                raise
-    faults.skipped += table.skipped
-    for row in range(len(table)):
-        values = {name: column[row] for name, column in table.columns.items()}
+    for line, row in source.rows:
+        place = f"{source.prefix}{line}"
+        problem = (row.reason,) if isinstance(row, Bad) else row_problem(row, columns)
+        if problem:
+            faults.add(place, *problem)
+            continue
         yield _Row(
-            table.where(row),
-            values.get("title"),
-            values["context"],
-            values["question"],
-            values["id"],
-            values["answers"],
-            values.get("is_impossible"),
+            place,
+            row.get("title"),
+            row["context"],
+            row["question"],
+            row["id"],
+            row["answers"],
+            row.get("is_impossible"),
         )
 
 
@@ -294,7 +316,7 @@ def _gather(rows: Iterator[_Row], name: str, faults: Faults) -> Questions:
             found.append(Answer(text, right))
         if row.context not in contexts:
             contexts[row.context] = len(contexts)
-            groups.append(row.group or f"context {len(contexts)}")
+            groups.append(str(row.group or f"context {len(contexts)}"))
         ids[str(row.id)] = place
         questions.append(row.question)
         context_of.append(contexts[row.context])

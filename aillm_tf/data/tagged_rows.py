@@ -62,8 +62,8 @@ class LabelIds:
         labels: tags of IOB2 or BIOES, by number.
 
     Attributes: ``types`` (names of types), ``type_ids`` (-1 for O), ``outside`` (number of O), ``begins`` (B and S),
-    ``ends`` (E and S), and ``inside`` and ``begin``, the number of the tag of the same type that continues or begins
-    an entity.
+    ``ends`` (E and S), ``inside`` and ``begin``, the number of the tag of the same type that continues or begins an
+    entity, and ``continues`` (never the first of an entity).
     """
 
     def __init__(self, labels: Sequence[str]):
@@ -79,6 +79,7 @@ class LabelIds:
         self._numbers = {part: number for number, part in enumerate(parts)}
         self.inside = np.array([self._number("I", kind) for _, kind in parts], np.int32)
         self.begin = np.array([self._number("B", kind) for _, kind in parts], np.int32)
+        self.continues = (self.type_ids >= 0) & ~self.begins & (self.begin != np.arange(len(parts)))
 
     def _number(self, prefix: str, kind: str) -> int:
         """Of a tag; of another one of its type where a head has only these (only I- in IOB1, say)."""
@@ -88,24 +89,15 @@ class LabelIds:
         return there[0]
 
     def numbers(self, tags: Sequence[str]) -> np.ndarray:
-        """The numbers of IOB2 tags.
-
-        Raises:
-            KeyError: a type that no label has.
-        """
+        """The numbers of IOB2 tags; that of O for a type that no label has."""
         found = [split_tag(tag) for tag in tags]
-        missing = {kind for _, kind in found} - {"", *self.types}
-        if missing:
-            raise KeyError(sorted(missing)[0])
-        return np.array([self._number(prefix, kind) for prefix, kind in found], np.int32)
+        return np.array([self._number(p, kind if kind in self.types else "") for p, kind in found], np.int32)
 
     def follows(self) -> np.ndarray:
         """bool (labels, labels): column may stand behind row."""
         allowed = np.ones((len(self.labels), len(self.labels)), bool)
-        for number, kind in enumerate(self.type_ids):
-            going_on = kind >= 0 and not self.begins[number] and self.begin[number] != number
-            if going_on:
-                allowed[:, number] = (self.type_ids == kind) & ~self.ends
+        for number in np.flatnonzero(self.continues):
+            allowed[:, number] = (self.type_ids == self.type_ids[number]) & ~self.ends
         return allowed
 
 
@@ -114,7 +106,8 @@ class TaggedRows(NamedTuple):
 
     Args:
         columns: "token_ids"; "words", 1 where a label is predicted; "targets", 1 + the number of the label where it is
-            learned and scored in this row, else 0, as in padding.
+            learned and scored in this row, else 0, as in padding; and "opens" (rows,), 1 where a row begins its
+            sentence.
         sentences: (rows,) the sentence of each row.
         rows, places: (corpus tokens,) where the label of each is predicted; row -1: nowhere, the tokenizer makes
             nothing of it.
@@ -122,7 +115,7 @@ class TaggedRows(NamedTuple):
         splits: (sentences + 1,), of the corpus tokens.
     """
 
-    columns: dict[str, Ragged]
+    columns: dict[str, Ragged | np.ndarray]
     sentences: np.ndarray
     rows: np.ndarray
     places: np.ndarray
@@ -149,9 +142,6 @@ def tagged_rows(
         max_length: tokens of a row, special ones counted.
         overlap: tokens that neighbouring rows of a long sentence share.
         every_piece: the further tokens of a word have labels too.
-
-    Raises:
-        ValueError: a type of entity that the model has no label for.
     """
     pieces = pieces_of(tokenizer, rows.texts)
     unit_splits = np.cumsum([0, *map(len, rows.spans)])
@@ -162,11 +152,7 @@ def tagged_rows(
         spoken, goes_on = align.speakers(words, *map(tf.constant, (spans[:, 0], spans[:, 1], unit_splits)))
     begins, tokens, firsts, _, _, splits, bases = (part.numpy() for part in words)
     spoken, goes_on = spoken.numpy(), goes_on.numpy()
-    try:
-        tags = np.concatenate([np.zeros(0, np.int32), *map(labels.numbers, rows.tags)])
-    except KeyError as missing:
-        known = ", ".join(labels.types)
-        raise ValueError(f"the data has entities of type {missing}; the model knows {known}") from None
+    tags = np.concatenate([np.zeros(0, np.int32), *map(labels.numbers, rows.tags)])
 
     # The label of a word is that of the token its first character is in.
     text = np.repeat(np.arange(len(bases)), np.diff(splits))  # of each word
@@ -190,6 +176,7 @@ def tagged_rows(
     around = special_tokens_around(tokenizer)
     cut = windows(pieces.splits, max_length - sum(map(len, around)), overlap)
     columns = _columns(pieces, flags, targets, around, cut)
+    columns["opens"] = (cut.firsts == pieces.splits[cut.texts]).astype(np.int32)
     piece = np.where(spoken < 0, 0, tokens[spoken] if len(tokens) else 0)
     row = np.where(spoken < 0, -1, cut.owner[piece]) if len(cut.owner) else np.full(len(spoken), -1)
     place = np.where(row < 0, 0, len(around[0]) + piece - cut.firsts[row])

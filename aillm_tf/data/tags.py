@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 OUTSIDE = "O"
+NEARLY_ALL = 0.9
 _TAG = re.compile(r"([BIESLUMW])[-_](.+)")
 # BILOU and BMEWO call the same things by other letters.
 _PREFIX = {"L": "E", "U": "S", "M": "I", "W": "S"}
@@ -86,6 +87,27 @@ def iob2(entities_: Iterable[Entity], length: int) -> list[str]:
     for kind, start, end in entities_:
         tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
     return tags
+
+
+def to_iob2(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> Sequence[Sequence[str]]:
+    """Tags that a head predicted, in the scheme that targets have.
+
+    E- and S- among its labels say that a head is one of BIOES. One of IOB1 has the labels of IOB2, but nearly all of
+    its entities begin with I-. Tags of IOB2 stay as they are, broken ones too: strict scores are to see them.
+
+    Args:
+        sentences: tags of each.
+        labels: of the head.
+
+    Example:
+        >>> to_iob2([["I-PER", "I-PER", "O", "I-LOC"]], ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"])
+        [['B-PER', 'I-PER', 'O', 'B-LOC']]
+    """
+    if not any(split_tag(label)[0] in "ES" for label in labels):
+        firsts = [split_tag(tags[entity.start])[0] for tags in sentences for entity in entities(tags)]
+        if firsts.count("I") <= NEARLY_ALL * len(firsts):
+            return sentences
+    return [iob2(entities(tags), len(tags)) for tags in sentences]
 
 
 def tag_names(types: Iterable[str]) -> list[str]:

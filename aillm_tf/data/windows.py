@@ -109,6 +109,12 @@ def pair_layout(tokenizer: Tokenizer) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def question_room(layout: tuple[Part, ...], max_length: int, max_question_length: int) -> int:
+    """Tokens of a question that are kept: never more than half of a row."""
+    special = sum(part.token is not None for part in layout)
+    return min(max_question_length, (max_length - special) // 2)
+
+
 def make_windows(
     questions: tf.RaggedTensor,
     contexts: Tokens,
@@ -128,7 +134,7 @@ def make_windows(
         context_of: (questions,) int64, the context of each question.
         layout: of `pair_layout`.
         max_length: tokens of a row at most.
-        max_question_length: tokens of a question that are kept; never more than half of a row.
+        max_question_length: tokens of a question that are kept, see `question_room`.
         stride: tokens that two neighbouring windows share; never more than half of a window.
         pad: id that fills up rows.
 
@@ -137,7 +143,7 @@ def make_windows(
     """
     special = sum(part.token is not None for part in layout)
     context_of = tf.cast(context_of, tf.int64)
-    question_length = tf.minimum(questions.row_lengths(), min(max_question_length, (max_length - special) // 2))
+    question_length = tf.minimum(questions.row_lengths(), question_room(layout, max_length, max_question_length))
     context_length = tf.gather(contexts.ids.row_lengths(), context_of)
     room = max_length - special - question_length  # (questions,)
     step = room - tf.minimum(tf.cast(stride, tf.int64), room // 2)

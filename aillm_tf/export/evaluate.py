@@ -17,6 +17,7 @@ from aillm_tf.data.conll import Tagged, tagged
 from aillm_tf.data.parallel import Parallel, read_parallel
 from aillm_tf.data.sources import Labelled, labelled
 from aillm_tf.data.squad import Questions, read_squad
+from aillm_tf.data.tags import to_iob2
 from aillm_tf.metrics import classification, entities, squad, summaries, translation
 from aillm_tf.training.evaluate import Evaluation, columns_of_run
 from aillm_tf.training.loop import watched
@@ -106,13 +107,17 @@ def _classifier(ask: Ask, about: dict, rows: Labelled) -> tuple:
 def _tagger(ask: Ask, about: dict, rows: Tagged) -> tuple:
     tags = ask("pretokenized", tokens=[rows.tokens(i) for i in range(len(rows))])["tags"]
     predicted = [[tag.decode() for tag in row[: len(true)]] for row, true in zip(tags, rows.tags, strict=True)]
+    predicted = to_iob2(predicted, about["labels"])
     return entities.entity_scores(rows.tags, predicted), entities.entity_tally(rows.tags, predicted)
 
 
 def _questions(ask: Ask, about: dict, rows: Questions) -> tuple:
+    if "scoring" not in about:
+        raise ValueError("serving/model.json does not say how answers are scored: export the model again")
+    rows.check_answers(about["unanswerable"])
     asked, contexts = zip(*rows.pairs, strict=True)
     answers = [answer.decode() for answer in ask(question=asked, context=contexts)["answer"]]
-    found = squad.score(answers, rows.golds, "cmrc" if translation.mostly_chinese(rows.contexts) else "v2.0")
+    found = squad.score(answers, rows.golds, squad.rules(about["scoring"], about["unanswerable"]))
     scores = {name: value for name, value in found.summary.items() if not name.endswith("total")}
     return {**scores, "examples": len(rows)}, squad.answer_tally(found.exact, found.f1, rows.golds, rows.ids)
 

@@ -108,7 +108,8 @@ def export(
         with merged(task):
             weight_bytes, outputs = _save(task, labels, partial)
         serving.write_warmup(partial, model, [one_row, warmup])
-        serving.write_serving(partial, model, inputs, outputs, labels, CHECK_TEXTS[0])
+        facts = {name: getattr(task, name) for name in task.serving_facts}
+        serving.write_serving(partial, model, inputs, outputs, labels, CHECK_TEXTS[0], **facts)
         ops, difference = _check(task, partial, check)
         size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
         os.replace(partial, folder)

@@ -80,7 +80,13 @@ def write_warmup(folder: Path, model: str, requests: Sequence[Mapping[str, Seque
 
 
 def write_serving(
-    folder: Path, model: str, inputs: Sequence[str], outputs: Sequence[str], labels: Sequence[str], example: str
+    folder: Path,
+    model: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    labels: Sequence[str],
+    example: str,
+    **facts: str | bool,
 ) -> None:
     """Writes the ``serving/`` folder of an export.
 
@@ -91,10 +97,11 @@ def write_serving(
         outputs: Names of the outputs.
         labels: Labels by class id; empty where the task has none.
         example: A text for the commands in the README.
+        **facts: What else model.json says: what `aillm evaluate` has to know of the task.
     """
     serving = folder / "serving"
     serving.mkdir()
-    about = {"name": model, "inputs": list(inputs), "outputs": list(outputs), "labels": list(labels)}
+    about = {"name": model, "inputs": list(inputs), "outputs": list(outputs), "labels": list(labels), **facts}
     (serving / "model.json").write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     shutil.copyfile(client.__file__, serving / "client.py")
     shutil.copyfile(reload.__file__, serving / "local.py")

@@ -28,18 +28,29 @@ class CRF(Layer):
     Args:
         labels: how many.
         allowed: (labels, labels) bool, label j may follow label i; None: any may.
+        opening: (labels,) bool, the label may be the first of a text; None: any may.
 
     Example:
         >>> layer = CRF(3)
         >>> layer.build()
-        >>> layer.decode(ops.convert_to_tensor([[[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]]), ops.ones((1, 2), "int32"))
+        >>> logits = ops.convert_to_tensor([[[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]])
+        >>> layer.decode(logits, ops.ones((1, 2), "int32"), ops.ones(1, "int32"))
         <tf.Tensor: shape=(1, 2), dtype=int32, numpy=array([[1, 0]], dtype=int32)>
     """
 
-    def __init__(self, labels: int, allowed: Sequence | np.ndarray | None = None, *, name: str = "crf", dtype=None):
+    def __init__(
+        self,
+        labels: int,
+        allowed: Sequence | np.ndarray | None = None,
+        opening: Sequence | np.ndarray | None = None,
+        *,
+        name: str = "crf",
+        dtype=None,
+    ):
         super().__init__(name=name, dtype=dtype)
         self.labels = labels
         self.penalty = np.where(np.ones((labels, labels), bool) if allowed is None else allowed, 0.0, IMPOSSIBLE)
+        self.opening_penalty = np.where(np.ones(labels, bool) if opening is None else opening, 0.0, IMPOSSIBLE)
 
     def build(self, input_shape=None):
         self.start = self.weight("start", (self.labels,), "zeros")
@@ -53,18 +64,24 @@ class CRF(Layer):
         start, transition, end = (weight + ops.stop_gradient((RATE - 1.0) * weight) for weight in stored)
         return start, transition + ops.convert_to_tensor(self.penalty, dtype="float32"), end
 
-    def log_likelihood(self, logits, targets, chain):
+    def starts(self, opens):
+        """(batch, labels): of the first label of every row; `opens` (batch,) is 1 where a row begins its text."""
+        penalty = ops.convert_to_tensor(self.opening_penalty, dtype="float32")
+        return self.scores()[0] + ops.cast(opens, "float32")[:, None] * penalty
+
+    def log_likelihood(self, logits, targets, chain, opens):
         """log p(targets) of every row.
 
         Args:
             logits: (batch, length, labels) float32.
             targets: (batch, length) int32; anything outside of the chain.
             chain: (batch, length), 1 at the positions of the chain.
+            opens: (batch,), 1 where the row begins its text, 0 where it may begin within an entity.
 
         Returns:
             (batch,) float32; 0 for a row without any position.
         """
-        start, transition, end = self.scores()
+        _, transition, end = self.scores()
         inside = ops.cast(chain, "float32")
         picked = ops.one_hot(targets, self.labels, dtype="float32") * inside[:, :, None]
         single = ops.sum(picked * logits, axis=(1, 2))
@@ -72,8 +89,8 @@ class CRF(Layer):
         last, before = self._carried(picked)  # (batch, labels), (batch, length, labels)
         pairs = ops.sum(ops.matmul(before, transition) * picked, axis=(1, 2))
         opening = picked * (1.0 - ops.sum(before, axis=-1, keepdims=True))
-        edges = ops.sum(opening * start, axis=(1, 2)) + ops.sum(last * end, axis=-1)
-        alphas = self._forward(logits, chain)
+        edges = ops.sum(opening * self.starts(opens)[:, None], axis=(1, 2)) + ops.sum(last * end, axis=-1)
+        alphas = self._forward(logits, chain, opens)
         total = ops.logsumexp(alphas[-1] + end, axis=-1)
         some = ops.max(inside, axis=1)
         return (single + pairs + edges - total) * some
@@ -89,9 +106,9 @@ class CRF(Layer):
         last, before = ops.scan(step, ops.zeros_like(picked[:, 0]), ops.transpose(picked, (1, 0, 2)))
         return last, ops.transpose(before, (1, 0, 2))
 
-    def _forward(self, logits, chain):
+    def _forward(self, logits, chain, opens):
         """(length, batch, labels): log of the sum over all ways that are in a label at a position, or came from it."""
-        start, transition, _ = self.scores()
+        start, transition = self.starts(opens), self.scores()[1]
         begun = ops.zeros_like(logits[:, 0, :1])  # 1 once a position of the chain has come
 
         def step(carry, here):
@@ -112,17 +129,18 @@ class CRF(Layer):
         both = ops.concatenate([logits, ops.cast(chain, "float32")[:, :, None]], axis=-1)
         return ops.transpose(both, (1, 0, 2))
 
-    def decode(self, logits, chain):
+    def decode(self, logits, chain, opens):
         """The best sequence of labels (Viterbi).
 
         Args:
             logits: (batch, length, labels) float32.
             chain: (batch, length), 1 at the positions of the chain.
+            opens: (batch,), as in `log_likelihood`.
 
         Returns:
             (batch, length) int32; outside of the chain the label before.
         """
-        start, transition, end = self.scores()
+        start, (_, transition, end) = self.starts(opens), self.scores()
         stay = ops.zeros_like(logits[:, 0], "int32") + ops.arange(self.labels, dtype="int32")  # (batch, labels)
         begun = ops.zeros_like(logits[:, 0, :1])
 
@@ -147,12 +165,13 @@ class CRF(Layer):
         _, labels = ops.scan(trace, last, backs, reverse=True)  # (length, batch, 1)
         return ops.transpose(labels[:, :, 0])
 
-    def marginals(self, logits, chain):
+    def marginals(self, logits, chain, opens):
         """The probability of every label at every position, over all sequences.
 
         Args:
             logits: (batch, length, labels) float32.
             chain: (batch, length), 1 at the positions of the chain.
+            opens: (batch,), as in `log_likelihood`.
 
         Returns:
             (batch, length, labels) float32; meaningless outside of the chain.
@@ -165,4 +184,4 @@ class CRF(Layer):
             return ops.where(inside > 0, ways, beta), beta
 
         _, betas = ops.scan(step, ops.zeros_like(logits[:, 0]) + end, self._by_time(logits, chain), reverse=True)
-        return ops.transpose(ops.softmax(self._forward(logits, chain) + betas, axis=-1), (1, 0, 2))
+        return ops.transpose(ops.softmax(self._forward(logits, chain, opens) + betas, axis=-1), (1, 0, 2))

@@ -86,6 +86,11 @@ def f1(answer: str, gold: str, kind: Kind = "v2.0") -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def rules(scoring: Literal["squad", "cmrc"], unanswerable: bool) -> Kind:
+    """Whose rules the answers of a model with these options are scored by."""
+    return "cmrc" if scoring == "cmrc" else "v2.0" if unanswerable else "v1.1"
+
+
 class Scores(NamedTuple):
     """Scores of a set of answers.
 

@@ -61,6 +61,7 @@ class Task(keras.Model):
 
     backbone_class = Encoder
     serving_inputs: tuple[str, ...] = ("text",)
+    serving_facts: tuple[str, ...] = ()  # attributes that an export's model.json has, to be scored as the task is
     huggingface_head: str | None = None  # as `aillm_tf.weights.loading.save_pretrained` names heads
 
     def __init__(

@@ -23,6 +23,7 @@ from aillm_tf.data.windows import (
     answer_tokens,
     make_windows,
     pair_layout,
+    question_room,
     row_targets,
     tokens_of,
 )
@@ -62,6 +63,7 @@ class QuestionAnswering(Task):
     """
 
     serving_inputs = ("question", "context")
+    serving_facts = ("scoring", "unanswerable")
     huggingface_head = "question_answering"
 
     def __init__(
@@ -240,20 +242,12 @@ class QuestionAnswering(Task):
                 model that always answers.
         """
         questions = rows if isinstance(rows, Questions) else read_squad(rows, on_bad=on_bad)
-        if not questions.labelled:
-            raise ValueError(
-                "these questions are unlabelled: none has an answer, and none says is_impossible. There is nothing to "
-                "learn or to score; model.answer(questions.pairs) answers them"
-            )
-        if questions.has_unanswerable and not self.unanswerable:
-            raise ValueError(
-                "some of these questions have no answer, and the model always answers (unanswerable=False): take "
-                "questions.answerable(), or build the model with unanswerable=True"
-            )
+        questions.check_answers(self.unanswerable)
         asked, contexts = (tokens_of(self.tokenizer, part) for part in (questions.questions, questions.contexts))
         targets = answer_tokens(questions, contexts)
+        room = question_room(self.layout, self.max_length, self.max_question_length)
         for count, what in (
-            ((asked.ids.row_lengths() > self.max_question_length).numpy().sum(), "are cut to max_question_length"),
+            ((asked.ids.row_lengths() > room).numpy().sum(), f"are cut to {room} tokens"),
             ((targets[:, 0] == -2).sum(), "are not learned from: no token is in their answers"),
         ):
             if count:
@@ -317,7 +311,7 @@ class QuestionAnswering(Task):
         contexts = [questions.contexts[i] for i in questions.context_of]
         texts = [text[a:b] for text, a, b in zip(contexts, best["start"], best["end"], strict=True)]
         answers = ["" if silent else text for silent, text in zip(best["silent"], texts, strict=True)]
-        kind = "cmrc" if self.scoring == "cmrc" else "v2.0" if self.unanswerable else "v1.1"
+        kind = metrics.rules(self.scoring, self.unanswerable)
         scored = metrics.score(answers, questions.golds, kind)
         scores |= {name: value for name, value in scored.summary.items() if not name.endswith("total")}
         if self.unanswerable:

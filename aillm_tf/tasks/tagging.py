@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +13,7 @@ from keras import ops
 from aillm_tf.data.conll import Tagged, tagged
 from aillm_tf.data.pipeline import Dataset
 from aillm_tf.data.tagged_rows import LabelIds, pieces_of, special_tokens_around, tagged_rows
+from aillm_tf.data.tags import to_iob2
 from aillm_tf.layers.crf import CRF
 from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.dropout import dropout, fold
@@ -24,6 +26,8 @@ from aillm_tf.text.graph_alignment import WordAlignment, word_alignment
 from aillm_tf.training.step import programs
 
 TOKENS_AT_ONCE = 1 << 14  # of texts answered together, with padding
+
+logger = logging.getLogger("aillm_tf")
 
 
 class TokenClassifier(Task):
@@ -99,7 +103,8 @@ class TokenClassifier(Task):
         stddev, count = self.config.initializer_range, len(self.label_ids.labels)
         self.tagger = Dense(count, stddev=stddev, name="tagger", dtype="float32")
         if self.has_crf:
-            self.crf = CRF(count, self.label_ids.follows(), name="crf", dtype="float32")
+            allowed, opening = self.label_ids.follows(), ~self.label_ids.continues
+            self.crf = CRF(count, allowed, opening, name="crf", dtype="float32")
 
     def head_shapes(self) -> dict[str, tuple]:
         shape = (None, None, self.config.hidden_size)
@@ -119,23 +124,24 @@ class TokenClassifier(Task):
         weights = ops.convert_to_tensor(self.class_weights, dtype="float32")
         return scored * ops.take(weights, ops.maximum(targets - 1, 0), axis=0)
 
-    def losses(self, logits, targets):
+    def losses(self, logits, batch: dict):
         """The loss of every row, and the weight of the words in it, each (batch,) float32.
 
         Args:
             logits: (batch, length, labels) float32.
-            targets: (batch, length) int32, 1 + the number of the label, 0 where there is none.
+            batch: "targets" (batch, length) int32, 1 + the number of the label, 0 where there is none; and "opens".
         """
+        targets = batch["targets"]
         scored, labels = self.word_weights(targets), ops.maximum(targets - 1, 0)
         if self.has_crf:
-            return -self.crf.log_likelihood(logits, labels, scored), ops.sum(scored, axis=1)
+            return -self.crf.log_likelihood(logits, labels, scored, batch["opens"]), ops.sum(scored, axis=1)
         picked = ops.one_hot(labels, len(self.label_ids.labels), dtype="float32")
         losses = -ops.sum(picked * ops.log_softmax(logits, axis=-1), axis=-1)
         return ops.sum(losses * scored, axis=1), ops.sum(scored, axis=1)
 
     def terms(self, logits, batch: dict):
         """Sum of the losses of a batch, and of their weights."""
-        losses, weights = self.losses(logits, batch["targets"])
+        losses, weights = self.losses(logits, batch)
         return ops.sum(losses * batch["weight"]), ops.sum(weights * batch["weight"])
 
     def loss_terms(self, batch: dict, seed=None):
@@ -147,22 +153,23 @@ class TokenClassifier(Task):
 
     def evaluation(self, batch: dict):
         logits = self.logits(batch)
-        losses, weights = self.losses(logits, batch["targets"])
+        losses, weights = self.losses(logits, batch)
         sums = {"loss": ops.sum(losses * batch["weight"]), "weight": ops.sum(weights * batch["weight"])}
-        predicted = self.best_labels(logits, batch["words"])
+        predicted = self.best_labels(logits, batch["words"], batch["opens"])
         # Batches are of different lengths, what comes of them is not.
         predicted = ops.pad(predicted, ((0, 0), (0, self.max_length - ops.shape(predicted)[1])))
         return sums, {"predicted": ops.reshape(predicted, (-1, self.max_length)), "loss": losses}
 
-    def best_labels(self, logits, words):
-        """(batch, length) int32 from logits, and flags (batch, length) of the tokens that have labels."""
+    def best_labels(self, logits, words, opens):
+        """(batch, length) int32 from logits, and flags of the tokens that have labels (batch, length) and of the rows
+        that begin a text (batch,)."""
         if self.has_crf:
-            return self.crf.decode(logits, words)
+            return self.crf.decode(logits, words, opens)
         return ops.cast(ops.argmax(logits, axis=-1), "int32")
 
-    def probabilities(self, logits, words):
+    def probabilities(self, logits, words, opens):
         """(batch, length, labels) float32: of every label, whatever its neighbours are."""
-        return self.crf.marginals(logits, words) if self.has_crf else ops.softmax(logits, axis=-1)
+        return self.crf.marginals(logits, words, opens) if self.has_crf else ops.softmax(logits, axis=-1)
 
     def scores(self, sums: dict, rows: dict) -> dict[str, float]:
         return {"loss": sums["loss"] / max(sums["weight"], 1e-8)}
@@ -177,10 +184,10 @@ class TokenClassifier(Task):
 
         Returns:
             What `aillm_tf.metrics.entities.entity_scores` gives, and ``loss``; with `return_rows`, that and "targets"
-            and "predicted", tags of the corpus' tokens, and "loss", each with one entry a sentence.
+            and "predicted", IOB2 tags of the corpus' tokens, and "loss", each with one entry a sentence.
         """
         scores, rows = super().evaluate(x, verbose=verbose, return_rows=True)
-        predicted = x.alignment.tags(rows["predicted"], self.label_ids)
+        predicted = to_iob2(x.alignment.tags(rows["predicted"], self.label_ids), self.labels)
         scores |= entity_scores(x.tagged.tags, predicted)
         losses = np.bincount(x.alignment.sentences, rows["loss"], len(x.tagged))
         found = {"targets": x.tagged.tags, "predicted": predicted, "loss": losses}
@@ -199,6 +206,7 @@ class TokenClassifier(Task):
         spans: str = "spans",
         on_bad: str = "raise",
         encoding_errors: str = "strict",
+        balance: bool = False,
         **batching,
     ) -> Dataset:
         """Sentences with entities as batches.
@@ -208,19 +216,45 @@ class TokenClassifier(Task):
             tokens, tags, text, spans: names of the columns.
             on_bad: "raise" at a bad sentence, or "skip" it and count.
             encoding_errors: "replace" reads undecodable bytes as U+FFFD instead of calling the sentence bad.
+            balance: an epoch has as many rows for every type that is the rarest in their sentences, and as many without
+                entities, drawn anew each time.
             **batching: batch_size, tokens_per_batch, shuffle, seed, fixed_length: see `Task.batched`.
 
+        Entities of a type that the model has no label for are scored as missed, and counted; their words are O in the
+        loss.
+
         Raises:
-            ValueError: a bad sentence, named by file and line; or a type of entity that the model has no label for.
+            ValueError: a bad sentence, named by file and line; or, where there is nothing else to score or it is to be
+                learned from (`shuffle`), a type of entity that the model has no label for.
         """
         if not isinstance(rows, Tagged):
             columns = {"tokens": tokens, "tags": tags, "text": text, "spans": spans}
             rows = tagged(rows, **columns, on_bad=on_bad, errors=encoding_errors)
+        self._check_types(rows, learned=batching.get("shuffle", False))
         every = self.label_pieces == "all"
         alignment = tagged_rows(rows, self.tokenizer, self.label_ids, self.max_length, self.overlap, every)
-        data = self.batched(alignment.columns, **batching)
+        columns = alignment.columns
+        if balance:
+            columns = {**columns, "rarest": rows.rarest_types()[alignment.sentences]}
+        data = self.batched(columns, balance="rarest" if balance else None, **batching)
         data.tagged, data.alignment = rows, alignment  # what the scores are made of
         return data
+
+    def _check_types(self, rows: Tagged, learned: bool) -> None:
+        kinds = rows.entity_counts
+        unknown = sorted(set(kinds) - set(self.label_ids.types))
+        if not unknown:
+            return
+        if learned or len(unknown) == len(kinds):
+            known = ", ".join(self.label_ids.types)
+            raise ValueError(f"the data has entities of type {unknown[0]!r}; the model knows {known}")
+        count = sum(kinds[kind] for kind in unknown)
+        logger.warning(
+            "%d of %d entities are of types that the model has no label for (%s): they are scored as missed",
+            count,
+            kinds.total(),
+            ", ".join(unknown),
+        )
 
     # Answers ----------------------------------------------------------------------------------------------------
 
@@ -290,8 +324,9 @@ class TokenClassifier(Task):
         front = len(self.around[0])
         width = tf.shape(cut.words)[1]
         logits = self.logits({"token_ids": cut.token_ids, "valid": cut.valid})[:, front : front + width]
-        best = self.best_labels(logits, cut.words)
-        score = tf.gather(self.probabilities(logits, cut.words), best, batch_dims=2)
+        opens = tf.cast(tf.equal(cut.firsts, 0), tf.int32)
+        best = self.best_labels(logits, cut.words, opens)
+        score = tf.gather(self.probabilities(logits, cut.words, opens), best, batch_dims=2)
         tags, scores = (unit_values(features, cut, values, self.room, self.overlap) for values in (best, score))
         return entities_of(features, tags, scores, self.label_ids)
 

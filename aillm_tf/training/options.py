@@ -178,6 +178,7 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
             agree(task.strategy, "the best checkpoint", -1 if saved is None else saved.step)
         task.set_state({name: saved.group(name) for name in ("model", "optimizer")})
         task.use_averages()
+        run.restored_step = saved.step
         print(f"taken: the weights of step {saved.step}, the best by {best.removeprefix('-')}")
     return history
 

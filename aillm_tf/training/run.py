@@ -65,6 +65,7 @@ class Run:
         if not is_chief():
             self.directory, self.track = Path(tempfile.mkdtemp(prefix="aillm_worker_")), None
         self.model_folder = self.directory / "model"
+        self.restored_step: int | None = None  # of the checkpoint that the result is, where it is not the last one
         self._log = None
         self._wandb = None
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -133,6 +134,8 @@ class Run:
         """
         rows = self.rows()
         measured = training_facts(rows)
+        if self.restored_step is not None:
+            measured["restored_step"] = self.restored_step
         if self._log is not None and self._log.seconds_to_first_step is not None:
             measured["seconds_to_first_step"] = self._log.seconds_to_first_step
         elif (self.directory / "report.json").is_file():  # nothing left to train: keep what was measured

@@ -74,7 +74,7 @@ def tune(
     config = flatten(to_plain(parse(config_class_of(main), argv)))
     searched = parameters(space, config)
     if metric is None:
-        metric = "macro_f1" if config.get("data.multi_label") else METRICS.get(recipe, "loss")
+        metric = "macro_f1" if config.get("data.multi_label") else METRICS.get(Path(recipe).stem, "loss")
     if metric.endswith(LOWER_IS_BETTER) and not metric.startswith("-"):
         metric = f"-{metric}"
     asked = {"recipe": recipe, "metric": metric, **{f"search.{name}": str(text) for name, text in space.items()}}
@@ -180,7 +180,7 @@ def _run(study, trial, folder: Path, recipe: str, argv, searched: Mapping[str, P
             f"{folder.name} has no validation score {metric.removeprefix('-')!r}; it has {_validated(folder)}: give "
             "the recipe validation data, and --metric one of its scores, in a new --out"
         )
-    value = scores and _result(scores, metric, folder)
+    value = None if reason else _result(scores, folder)
     if not reason and not math.isfinite(value):
         reason = f"{metric.removeprefix('-')} is {value}"
     if reason:
@@ -220,12 +220,12 @@ def epochs(file: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.startswith(b'{"epoch"')]
 
 
-def _result(scores: Mapping[int, float], metric: str, folder: Path) -> float:
-    """The score of the model that the run ended with: of its best epoch where that is restored, else of its last."""
-    config = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-    if config.get("training.restore_best"):
-        return min(scores.values()) if metric.startswith("-") else max(scores.values())
-    return scores[max(scores)]
+def _result(scores: Mapping[int, float], folder: Path) -> float:
+    """The score of the model that the run ended with: of the epoch that was restored, else of the last one."""
+    file = folder / "report.json"
+    restored = json.loads(file.read_text(encoding="utf-8")).get("restored_step") if file.is_file() else None
+    ended = [row["epoch"] for row in epochs(folder / "metrics.jsonl") if row["step"] == restored]
+    return scores[ended[0] if ended else max(scores)]
 
 
 def _keep_best(study, out: Path) -> None:

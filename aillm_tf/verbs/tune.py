@@ -44,12 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
     own, rest = _own_options().parse_known_args(arguments.options)
     space, argv = take_space(rest)
     main = load_recipe(arguments.recipe).main
-    out = Path(own.out or f"runs/tune_{Path(arguments.recipe).stem}")
+    name = Path(arguments.recipe).stem
+    out = Path(own.out or f"runs/tune_{name}")
     found = tune(
         arguments.recipe,
         main,
         argv,
-        space or DEFAULTS.get(arguments.recipe, RATE),
+        space or DEFAULTS.get(name, RATE),
         out,
         trials=own.trials,
         metric=own.metric,

@@ -33,14 +33,11 @@ from harness import (
     report,
     times,
 )
+from peers.torch_adamw import adamw
 
 
 def autocast(precision: str):
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-
-
-def make_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 def make_model(attention: str) -> torch.nn.Module:
@@ -65,7 +62,7 @@ def measure_step(precision: str, steps: int) -> None:
     def trainer(attention: str):
         torch.manual_seed(SEED)
         model = make_model(attention).train()
-        optimizer = make_optimizer(model)
+        optimizer = adamw(model, LEARNING_RATE, WEIGHT_DECAY)
 
         def step() -> float:
             optimizer.zero_grad()
@@ -110,7 +107,7 @@ def measure_epochs(precision: str, init: str, data: str, epochs: int, limit: int
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         init, num_labels=CLASSES, dtype=torch.float32
     )
-    optimizer = make_optimizer(model)
+    optimizer = adamw(model, LEARNING_RATE, WEIGHT_DECAY)
     sets = {}
     for name in ("train", "dev"):
         texts, labels = read_rows(Path(data) / f"{name}.tsv", limit)

@@ -18,6 +18,7 @@ import torch
 import transformers
 from harness import report
 from ner import SETTINGS
+from peers.torch_adamw import adamw
 from seqeval.metrics import f1_score, precision_score, recall_score
 
 
@@ -34,9 +35,7 @@ def main(data: Path, init: str, seed: int) -> None:
     model = transformers.AutoModelForTokenClassification.from_pretrained(
         init, num_labels=len(labels), dtype=torch.float32
     )
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=SETTINGS["learning_rate"], weight_decay=SETTINGS["weight_decay"], fused=True
-    )
+    optimizer = adamw(model, SETTINGS["learning_rate"], SETTINGS["weight_decay"])
 
     def encoded(sentences):
         rows = tokenizer(

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import transformers
 from harness import report
+from peers.torch_adamw import adamw
 from question_answering import EPOCHS, SETTINGS
 
 from aillm_tf.metrics.squad import score
@@ -98,9 +99,7 @@ def run(version: str, data: Path, init: str, seed: int) -> None:
     tokenized = time.perf_counter()
     batch = SETTINGS["batch"]
     steps = EPOCHS[version] * -(-len(rows["train"]) // batch)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=SETTINGS["learning_rate"], weight_decay=SETTINGS["weight_decay"], fused=True
-    )
+    optimizer = adamw(model, SETTINGS["learning_rate"], SETTINGS["weight_decay"])
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, round(SETTINGS["warmup"] * steps), steps)
     chance = np.random.default_rng(seed)
     model.train()

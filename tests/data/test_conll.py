@@ -97,6 +97,20 @@ def test_jsonl_of_tokens(tmp_path):
     assert (rows.texts, rows.tags) == (["in Rom"], [["O", "B-L"]])
 
 
+def test_zstandard_is_read_as_what_is_inside(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zstandard.compress(json.dumps({"tokens": ["Rom"], "tags": ["B-L"]}).encode()))
+    assert tagged(path).tags == [["B-L"]]
+
+
+@pytest.mark.parametrize("broken", ['{"tokens": ["Ro', "[]", ""])
+def test_a_broken_first_line_does_not_say_what_the_file_is(broken, tmp_path):
+    path = write(tmp_path, broken + "\n" + json.dumps({"tokens": ["Rom"], "tags": ["B-L"]}) + "\n", "a.jsonl")
+    rows = tagged(path, on_bad="skip")
+    assert (rows.tags, len(rows.skipped)) == ([["B-L"]], int(bool(broken)))
+
+
 SPANS = [{"start": 4, "end": 10, "label": "LOC"}, {"start": 3, "end": 10, "type": "LOC"}, [4, 10, "LOC"]]
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aillm_tf.data import sources, tfds_source
 from aillm_tf.data.squad import Answer, read_squad
+from aillm_tf.data.tfds_source import Records
 
 CONTEXT = "Rollo led the Norse. In 911 the Norse settled in Normandy, says Dudo."
 SQUAD2 = Path(__file__).parents[3] / "shared" / "data" / "squad2"
@@ -84,6 +86,27 @@ def test_rows_of_jsonl_have_answers_in_either_shape(answers, write):
     ]
     found = read_squad(write("".join(json.dumps(row) + "\n" for row in rows), "rows.jsonl"))
     assert found.answers == [[Answer("911", 24)], []] and found.has_unanswerable
+
+
+def test_rows_of_jsonl_may_lack_what_is_optional(write):
+    answers = {"text": [], "answer_start": []}
+    row = {"question": "Where?", "context": CONTEXT, "answers": answers}
+    rows = [{**row, "id": "1"}, {**row, "id": "2", "title": "t", "is_impossible": True}, {"id": "3"}]
+    rows += [{**row, "id": "4", "is_impossible": False, "context": "Rollo."}]
+    found = read_squad(write("".join(json.dumps(row) + "\n" for row in rows), "rows.jsonl"), on_bad="skip")
+    assert found.ids == ["1", "2", "4"] and found.labelled and found.has_unanswerable
+    assert len(found.skipped) == 1 and "rows.jsonl:3 (column question)" in found.skipped[0]
+
+
+def test_is_impossible_is_read_without_a_title(monkeypatch):
+    row = {"id": "1", "context": CONTEXT, "question": "Q", "answers": {"text": []}, "is_impossible": True}
+
+    def hub(spec, columns):
+        return Records(iter([(0, row)]), tfds_source._choose(columns, list(row), spec), {})
+
+    monkeypatch.setattr(sources, "hf_records", hub)
+    found = read_squad("hf:owner/name")
+    assert found.labelled and found.has_unanswerable
 
 
 def test_hugging_face_datasets_are_read(tmp_path, monkeypatch):
@@ -186,6 +209,20 @@ def test_bad_questions_can_be_skipped_and_are_counted(write, caplog):
     assert "1 questions were skipped" in caplog.text
 
 
+def test_what_is_wrong_inside_a_file_can_be_skipped_and_is_counted(write):
+    content = squad({"id": "1", "answers": []}, {"question": "Q?"}, "Q?", qa("2", "Who?", ("Rollo", 0)))
+    content["data"][0]["paragraphs"] += [{"context": CONTEXT}, {"qas": []}, {"context": CONTEXT, "qas": {}}]
+    found = read_squad(write(content), on_bad="skip")
+    assert found.ids == ["2"] and len(found.skipped) == 6
+    assert "data[0].paragraphs[0].qas[0]: no 'question'; there is 'id', 'answers'" in found.skipped[0]
+
+
+@pytest.mark.parametrize("content", [{"version": "x"}, {"data": [{"title": "t"}]}, {"data": [{"paragraphs": {}}]}])
+def test_a_file_of_another_shape_cannot_be_skipped(content, write):
+    with pytest.raises(ValueError, match="under 'data'|of SQuAD's shape"):
+        read_squad(write(content), on_bad="skip")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.json: no such file"):
         read_squad(tmp_path / "nothing.json")
@@ -214,6 +251,13 @@ def test_a_split_keeps_articles_whole(articles):
 def test_a_split_is_a_function_of_the_seed(articles):
     assert articles.split(0.3, seed=1)[1].ids == articles.split(0.3, seed=1)[1].ids
     assert len({tuple(articles.split(0.2, seed=seed)[1].ids) for seed in range(8)}) > 1
+
+
+def test_titles_may_be_numbers(write):
+    content = squad(qa("1", "Q?", ("911", 24)), title=911)
+    content["data"] += squad(qa("2", "Q?", ("Rollo", 0)), context="Rollo", title="Rollo")["data"]
+    rest, held_out = read_squad(write(content)).split(0.5, seed=0)
+    assert {*rest.groups, *held_out.groups} == {"911", "Rollo"}
 
 
 def test_one_article_cannot_be_split(write):

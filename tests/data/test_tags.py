@@ -2,7 +2,7 @@
 
 import pytest
 
-from aillm_tf.data.tags import Entity, broken, entities, iob2, scheme_of, split_tag, tag_names
+from aillm_tf.data.tags import Entity, broken, entities, iob2, scheme_of, split_tag, tag_names, to_iob2
 
 SAME = [Entity("PER", 0, 2), Entity("PER", 2, 3), Entity("LOC", 4, 7)]
 
@@ -55,3 +55,21 @@ def test_what_is_no_tag_is_refused(tag):
 
 def test_labels_begin_with_outside():
     assert tag_names(["A", "B"]) == ["O", "B-A", "I-A", "B-B", "I-B"]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "expected"),
+    [
+        ("I-A I-A O I-B", "O B-A I-A B-B I-B", "B-A I-A O B-B"),  # IOB1
+        ("S-A B-A E-A O", "O B-A I-A E-A S-A", "B-A B-A I-A O"),
+        ("I-A O B-A", "O B-A I-A", "I-A O B-A"),  # IOB2, broken
+        ("O O", "O I-A", "O O"),
+    ],
+)
+def test_predictions_become_iob2_where_the_head_is_of_another_scheme(predicted, labels, expected):
+    assert to_iob2([predicted.split()], labels.split()) == [expected.split()]
+
+
+def test_a_head_of_iob1_may_part_two_entities_of_a_type():
+    sentences = [["I-A", "B-A"], *[["I-A"]] * 10]
+    assert to_iob2(sentences, ["O", "B-A", "I-A"]) == [["B-A", "B-A"], *[["B-A"]] * 10]

@@ -36,9 +36,10 @@ def tagger(folder):
     return task, folder / "rows.conll", {}
 
 
-def reader(folder):
+def reader(folder, **options):
     context = "Rollo led the Norse to Rouen in 911"
-    asked = [("who led", "Rollo"), ("why", None), ("when", "911")] * 4
+    asked = [("who led", "Rollo"), ("what", context), ("why", None), ("when", "911")] * 4
+    asked = [pair for pair in asked if pair[1] or options.get("unanswerable", True)]
     questions = []
     for number, (question, answer) in enumerate(asked):
         answers = [] if answer is None else [{"text": answer, "answer_start": context.index(answer)}]
@@ -46,8 +47,17 @@ def reader(folder):
         questions.append({"id": str(number), **given})
     content = {"data": [{"title": "", "paragraphs": [{"context": context, "qas": questions}]}]}
     (folder / "rows.json").write_text(json.dumps(content))
-    task = encoder("QuestionAnswering", [context, "who led", "why", "when"] * 2, max_length=32, stride=4)
+    texts = [context, "who led", "what", "why", "when"] * 2
+    task = encoder("QuestionAnswering", texts, max_length=32, stride=4, **options)
     return task, folder / "rows.json", {}
+
+
+def reader_of_characters(folder):  # by the option of the model, whatever the contexts look like
+    return reader(folder, scoring="cmrc")
+
+
+def reader_that_always_answers(folder):
+    return reader(folder, unanswerable=False)
 
 
 def translator(folder):
@@ -63,8 +73,11 @@ def translator(folder):
     return task, folder / "rows.jsonl", {"source": "en", "target": "de"}
 
 
+KINDS = [classifier, tagger, reader, reader_of_characters, reader_that_always_answers, translator]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [classifier, tagger, reader, translator])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_export_scores_as_its_task(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(saved_model, "fresh_process", reload.report)  # without seconds of importing
     task, file, reading = kind(tmp_path)
@@ -78,6 +91,31 @@ def test_an_export_scores_as_its_task(kind, tmp_path, monkeypatch):
     (tally,) = found.tallies
     assert tally.score() == pytest.approx({name: found.scores[name] for name in tally.score()})
     assert list(tally.keys) == list(expected.tallies[-1].keys)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [({}, "export the model again"), ({"scoring": "squad", "unanswerable": False}, "the model always answers")],
+)
+def test_questions_that_an_export_cannot_be_scored_on_are_refused(facts, message, tmp_path):
+    from aillm_tf.data.squad import read_squad
+    from aillm_tf.export.evaluate import _questions
+
+    _, file, _ = reader(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        _questions(None, facts, read_squad(file))
+
+
+def test_tags_of_another_scheme_are_scored_as_iob2(tmp_path):
+    from aillm_tf.data.conll import tagged
+    from aillm_tf.export.evaluate import _tagger
+
+    _, file, _ = tagger(tmp_path)
+    answers = [tags.split() for tags in (b"S-PER O O B-LOC E-LOC", b"S-LOC O O")] * 4
+    labels = ["O", *(f"{prefix}-{kind}" for kind in ("LOC", "PER") for prefix in "BIES")]
+    scores, tally = _tagger(lambda *_, **__: {"tags": answers}, {"labels": labels}, tagged(file))
+    assert scores["f1"] == scores["strict_f1"] == scores["token_accuracy"] == 1.0
+    assert tally.score()["strict_f1"] == 1.0
 
 
 def test_what_is_no_export_of_a_task_with_scores_is_refused(tmp_path):

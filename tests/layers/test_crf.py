@@ -9,12 +9,14 @@ import tensorflow as tf
 from aillm_tf.layers.crf import CRF, RATE
 
 LABELS = 3
+OPENING = np.array([True, True, False])
+OPENS = np.array([1, 1, 0, 1, 0], "int32")
 ALLOWED = np.array([[True, True, False], [True, True, True], [True, True, True]])
 
 
 @pytest.fixture(scope="module", params=["free", "constrained"])
 def layer(request):
-    made = CRF(LABELS, ALLOWED if request.param == "constrained" else None)
+    made = CRF(LABELS, *((ALLOWED, OPENING) if request.param == "constrained" else ()))
     made.build()
     chance = np.random.default_rng(0)
     for weight in (made.start, made.transition, made.end):
@@ -35,9 +37,10 @@ def batch():
     )
 
 
-def ways(layer, logits, chain):
+def ways(layer, logits, chain, opens):
     """All sequences of a row with their scores, and the positions they are of."""
     start, transition, end = (np.asarray(part, "float64") for part in layer.scores())
+    start = start + opens * layer.opening_penalty
     places = np.flatnonzero(chain)
     sequences = list(itertools.product(range(LABELS), repeat=len(places)))
     scores = [
@@ -53,17 +56,17 @@ def ways(layer, logits, chain):
 def rows(layer, batch):
     for row, chain in enumerate(batch[2]):
         if chain.any():
-            yield row, *ways(layer, batch[0][row], chain)
+            yield row, *ways(layer, batch[0][row], chain, OPENS[row])
 
 
 def traced(function, *arguments):
     """Called with shapes that are not known, as batches of different lengths are."""
-    specs = [tf.TensorSpec([None, None, *x.shape[2:]], x.dtype) for x in arguments]
+    specs = [tf.TensorSpec([None] * min(x.ndim, 2) + list(x.shape[2:]), x.dtype) for x in arguments]
     return tf.function(function, input_signature=specs)(*arguments).numpy()
 
 
 def test_likelihood_is_over_all_sequences(layer, batch):
-    found = traced(layer.log_likelihood, *batch)
+    found = traced(layer.log_likelihood, *batch, OPENS)
     for row, places, sequences, scores in rows(layer, batch):
         own = scores[sequences.index(tuple(batch[1][row][places]))]
         assert found[row] == pytest.approx(own - np.logaddexp.reduce(scores), abs=1e-4)
@@ -71,13 +74,13 @@ def test_likelihood_is_over_all_sequences(layer, batch):
 
 
 def test_the_best_sequence_is_found(layer, batch):
-    found = traced(layer.decode, batch[0], batch[2])
+    found = traced(layer.decode, batch[0], batch[2], OPENS)
     for row, places, sequences, scores in rows(layer, batch):
         assert tuple(found[row][places]) == sequences[scores.argmax()]
 
 
 def test_marginals_are_sums_over_sequences(layer, batch):
-    found = traced(layer.marginals, batch[0], batch[2])
+    found = traced(layer.marginals, batch[0], batch[2], OPENS)
     for row, places, sequences, scores in rows(layer, batch):
         expected = np.zeros((len(places), LABELS))
         for way, share in zip(sequences, np.exp(scores - np.logaddexp.reduce(scores)), strict=True):
@@ -86,17 +89,18 @@ def test_marginals_are_sums_over_sequences(layer, batch):
 
 
 def test_what_is_not_allowed_is_never_decoded(batch):
-    layer = CRF(LABELS, ALLOWED)
+    layer = CRF(LABELS, ALLOWED, OPENING)
     layer.build()
-    chain = np.ones_like(batch[2])
-    found = layer.decode(tf.constant(batch[0]), tf.constant(chain)).numpy()
+    logits = batch[0] + np.float32([0, 0, 9])  # what may not be first is likeliest
+    found = layer.decode(tf.constant(logits), tf.constant(np.ones_like(batch[2])), tf.constant(OPENS)).numpy()
     assert not ((found[:, :-1] == 0) & (found[:, 1:] == 2)).any()
+    np.testing.assert_array_equal(found[:, 0] == 2, OPENS == 0)
 
 
 def test_gradients_are_those_of_the_scores_not_of_what_is_stored(layer, batch):
     logits = tf.constant(batch[0])
     with tf.GradientTape() as tape:
-        total = tf.reduce_sum(layer.log_likelihood(logits, *map(tf.constant, batch[1:])))
+        total = tf.reduce_sum(layer.log_likelihood(logits, *map(tf.constant, (*batch[1:], OPENS))))
     gradient = tape.gradient(total, layer.end.value).numpy()
     expected = np.zeros(LABELS)
     for row, places, sequences, scores in rows(layer, batch):

@@ -6,11 +6,22 @@ import json
 import pytest
 
 import aillm_tf
-from aillm_tf.cli import main
+from aillm_tf.cli import load_recipe, main
 from aillm_tf.data.squad import read_squad
 from aillm_tf.metrics.squad import score_predictions
+from aillm_tf.training.options import Training
 
 CONTEXTS = ["Rollo led the Norse to Normandy in 911.", "The war was long. The end was near, and the film is funny."]
+
+
+MODEL = {"preset": "tiny", "vocab_size": 80, "max_length": 24, "stride": 4, "max_question_length": 8}
+TRAINING = {"epochs": 2, "batch_size": 8, "dtype": "float32", "fixed_length": "true"}
+
+
+def train(out, **data):
+    sections = {"data": data, "model": MODEL, "training": TRAINING}
+    given = [[f"--{name}.{key}", str(value)] for name, values in sections.items() for key, value in values.items()]
+    main(["train", "question_answering", *itertools.chain(*given), "--out", str(out)])
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +39,7 @@ def run(tmp_path_factory):
         unlabelled.append({"title": f"t{a}", "paragraphs": [{"context": context, "qas": bare}]})
     (folder / "train.json").write_text(json.dumps({"data": articles}), "utf-8")
     (folder / "test.json").write_text(json.dumps({"data": unlabelled[:1]}), "utf-8")
-    sections = {
-        "data": {"train": folder / "train.json", "validation_share": 0.25, "test": folder / "test.json"},
-        "model": {"preset": "tiny", "vocab_size": 80, "max_length": 24, "stride": 4, "max_question_length": 8},
-        "training": {"epochs": 2, "batch_size": 8, "dtype": "float32", "fixed_length": "true"},
-    }
-    given = [[f"--{name}.{key}", str(value)] for name, values in sections.items() for key, value in values.items()]
-    main(["train", "question_answering", *itertools.chain(*given), "--out", f"{folder}/run"])
+    train(folder / "run", train=folder / "train.json", validation_share=0.25, test=folder / "test.json")
     return folder / "run"
 
 
@@ -54,6 +59,28 @@ def test_the_predictions_file_has_the_reported_scores(run):
     )
     listed = "Surest wrong answers" in (run / "report.html").read_text("utf-8")
     assert listed == (scores["exact"] < 100)
+
+
+def test_a_test_file_that_cannot_be_scored_stops_the_run_before_the_training(run, tmp_path, capsys):
+    content = json.loads((run.parent / "train.json").read_text("utf-8"))
+    for article in content["data"]:
+        qas = article["paragraphs"][0]["qas"]
+        article["paragraphs"][0]["qas"] = [qa for qa in qas if qa["answers"]]
+    (tmp_path / "answerable.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(SystemExit):
+        train(tmp_path / "run", train=tmp_path / "answerable.json", test=run.parent / "train.json")
+    assert "some of these questions have no answer" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(("context", "scoring"), [("罗洛公爵率领诺曼人，罗洛。", "cmrc"), ("Rollo, 罗洛", "squad")])
+def test_answers_are_scored_as_the_contexts_are_written(context, scoring, tmp_path):
+    recipe = load_recipe("question_answering")
+    qa = {"id": "1", "question": "谁", "answers": [{"text": "罗洛", "answer_start": context.index("罗洛")}]}
+    content = {"data": [{"paragraphs": [{"context": context, "qas": [qa]}]}]}
+    (tmp_path / "q.json").write_text(json.dumps(content), "utf-8")
+    model = recipe.build(recipe.Model(**MODEL), Training(), read_squad(tmp_path / "q.json"))
+    assert model.scoring == scoring
 
 
 def test_unlabelled_test_questions_are_answered(run):

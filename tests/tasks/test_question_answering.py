@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzed import fuzzed
 from scipy.special import expit, log_softmax, logsumexp
 
 import aillm_tf
@@ -112,6 +113,12 @@ def test_an_answer_that_is_not_in_its_context_is_not_learned_from(model, tmp_pat
     assert data.columns["learned"].tolist() == [0.0, 1.0]
     assert "1 of 2 questions are not learned from" in caplog.text
     assert model.evaluate(data, verbose=0)["examples"] == 2  # yet scored
+
+
+def test_questions_that_are_cut_are_counted(make, write, caplog):
+    path = write([("war " * length, "a long war", "war") for length in (14, 15)])
+    make(max_question_length=64).dataset(path)  # of 32 tokens 3 are special, and half of the others may be a question's
+    assert "1 of 2 questions are cut to 14 tokens" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -276,32 +283,6 @@ def test_bytes_that_are_not_utf8_are_counted_as_replacement_characters(serve):
     context = b"\xff\xfe long \xc3\x28 war " * 3
     answer = serve([(b"what \xff ?", context)])[0]
     assert answer["answer"] == context.decode("utf-8", "replace")[answer["start"] : answer["end"]]
-
-
-def fuzzed(chance: random.Random, length: int) -> str:
-    """Letters of all scripts, emoji, combining marks, right-to-left text, control characters, white space."""
-    kinds = [
-        "abc THE war",
-        "éüßñÅŞİıﬁ",
-        "e\u0301\u0323o\u0308\u0328",
-        "电影好看酒店",
-        "한국어\u1112\u1161\u11ab",
-        "שלום مرحبا",
-        "😀👩\u200d👧🇩🇪👍🏽",
-    ]
-    kinds += [
-        "  \t\n\u00a0\u3000\u2028\u200b\ufeff",
-        ".,;:!?()[]{}\"'“”—…¿",
-        "\x00\x01\x02\x07\x7f\x85\ufffd",
-        "नमस्ते",
-        "𝕳𝖊𝖑𝖑𝖔①②½",
-        "[MASK][SEP]##",
-    ]
-    text = ""
-    while len(text) < length:
-        kind = chance.choice(kinds)
-        text += "".join(chance.choice(kind) for _ in range(chance.randint(1, 8))) + chance.choice(["", " ", " ", "  "])
-    return text
 
 
 def check_offsets(serve, contexts):

@@ -1,21 +1,21 @@
 """TokenClassifier: what it learns, how it scores and answers, and what comes back from its files."""
 
 import json
+import random
 import string
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from fuzzed import fuzzed
 from scipy.special import log_softmax
 
 import aillm_tf
-from aillm_tf.data.conll import Tagged
+from aillm_tf.data.conll import Tagged, tagged
 from aillm_tf.data.tables import Places
 from aillm_tf.data.tagged_rows import LabelIds, special_tokens_around, tagged_rows, windows
-from aillm_tf.data.tags import entities
+from aillm_tf.data.tags import entities, to_iob2
 from aillm_tf.export import reload, saved_model
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.tasks.tagging import TokenClassifier
@@ -24,6 +24,7 @@ from aillm_tf.text.words import join_tokens
 from aillm_tf.training.optimizer import adamw
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizers"
+WNUT17 = Path(__file__).parents[3] / "shared" / "data" / "wnut17"
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 TOYS = [
     ("Anna lives in New York .", "B-PER O O B-LOC I-LOC O"),
@@ -219,10 +220,23 @@ def test_answers_of_long_texts_are_what_is_scored(crf, make):
     data = model.dataset(rows_of(sentences), batch_size=4)
     _, found = model.evaluate(data, verbose=0, return_rows=True)
     answers = model.answer([text.split() for text, _ in sentences])
-    assert [answer["tags"] for answer in answers] == found["predicted"]
+    assert to_iob2([answer["tags"] for answer in answers], LABELS) == found["predicted"]
     assert len({tag for row in found["predicted"] for tag in row}) > 2
     for answer in answers:
         assert [(e["type"], e["start"], e["end"]) for e in answer["entities"]] == entities(answer["tags"])
+
+
+def test_a_text_never_begins_within_an_entity(make):
+    model = make(max_length=12, overlap=5, crf=True)
+    model.tagger.bias.assign([0, 0, 50, 0, 0])  # I-LOC, wherever it may stand
+    sentences = [(" ".join([text] * n), " ".join([tags] * n)) for n, (text, tags) in enumerate(TOYS, 1)]
+    _, found = model.evaluate(model.dataset(rows_of(sentences), batch_size=4), verbose=0, return_rows=True)
+    tokens = [text.split() for text, _ in sentences]
+    expected = [["B-LOC"] + ["I-LOC"] * (len(row) - 1) for row in tokens]  # in later windows from their beginning
+    assert found["predicted"] == expected
+    assert [answer["tags"] for answer in model.answer(tokens)] == expected
+    served = served_by(model)([text for text, _ in sentences])
+    assert [(len(of), of[0]["start"], of[0]["end"]) for of in served] == [(1, 0, len(text)) for text, _ in sentences]
 
 
 def test_tokens_that_the_tokenizer_makes_nothing_of_are_outside(make):
@@ -230,45 +244,62 @@ def test_tokens_that_the_tokenizer_makes_nothing_of_are_outside(make):
     rows = rows_of([("Anna \u200b Smith", "B-PER I-PER I-PER")])
     _, found = model.evaluate(model.dataset(rows), verbose=0, return_rows=True)
     assert found["predicted"][0][1] == "O" and len(found["predicted"][0]) == 3
-    assert model.answer([["Anna", "\u200b", "Smith"]])[0]["tags"] == found["predicted"][0]
+    assert to_iob2([model.answer([["Anna", "\u200b", "Smith"]])[0]["tags"]], LABELS) == found["predicted"]
 
 
 # Offsets
 
-ODD = st.lists(
-    st.one_of(
-        st.text(max_size=6),
-        st.sampled_from(
-            ["Rome", " ", "  ", "\n", "é", "e\u0301", "酒店", "😀", "👩\u200d👧", "\u200b", "[MASK]", "New York", "."]
-        ),
-    ),
-    max_size=10,
-).map("".join)
-FUZZ = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+
+def served_by(model):
+    """What an export's default signature computes, in this process."""
+    function, inputs = model.signatures(model.graph_tokenizer())["serving_default"]
+    call = tf.function(function, autograph=False).get_concrete_function(**inputs)
+
+    def serve(texts):
+        outputs = {name: value.numpy() for name, value in call(text=tf.constant(texts)).items()}
+        return [answer["entities"] for answer in model.read_answers(outputs)]
+
+    return serve
 
 
-def check_offsets(model, texts):
+@pytest.fixture(scope="module")
+def short(make):
+    """A model with windows of few words, and what it serves."""
+    model = make(max_length=16)
+    return model, served_by(model)
+
+
+def check_offsets(serve, texts):
+    """Whether served entities are what stands at their places; returns how many there are."""
     found = 0
-    for text, answer in zip(texts, model.answer(texts), strict=True):
-        end = 0
-        for entity in answer["entities"]:
-            assert end <= entity["start"] < entity["end"] <= len(text)
-            end = entity["end"]
-            piece = text[entity["start"] : end]
-            assert piece == entity["text"] == piece.strip()
-            found += 1
+    for at in range(0, len(texts), 250):
+        for text, served in zip(texts[at : at + 250], serve(texts[at : at + 250]), strict=True):
+            end = 0
+            for entity in served:
+                assert end <= entity["start"] < entity["end"] <= len(text), repr(text)
+                end = entity["end"]
+                assert entity["text"] == text[entity["start"] : end] == entity["text"].strip(), repr(text)
+                found += 1
     return found
 
 
-def test_entities_stand_where_they_say(make):
-    @settings(max_examples=4, **FUZZ)
-    @given(st.lists(ODD, min_size=60, max_size=60))
-    def run(texts):
-        found.append(check_offsets(model, texts))
+def test_served_entities_are_those_of_answer(short):
+    model, serve = short
+    chance = random.Random(0)
+    texts = [fuzzed(chance, chance.randint(0, 60)) for _ in range(100)]
+    for text, served, answer in zip(texts, serve(texts), model.answer(texts), strict=True):
+        where = [[(e["type"], e["start"], e["end"], e["text"]) for e in of] for of in (served, answer["entities"])]
+        assert where[0] == where[1], repr(text)
 
-    model, found = make(max_length=16), []
-    run()
-    assert sum(found) > 50
+
+def test_2500_odd_texts_have_entities_where_they_say(short):
+    chance = random.Random(1)
+    assert check_offsets(short[1], [fuzzed(chance, chance.randint(0, 120)) for _ in range(2500)]) > 2500
+
+
+@pytest.mark.skipif(not WNUT17.exists(), reason="WNUT-17 does not lie beside the repository")
+def test_2500_tweets_have_entities_where_they_say(short):
+    assert check_offsets(short[1], tagged(WNUT17 / "wnut17train.conll").texts[:2500]) > 2500
 
 
 def test_class_weights_do_not_go_with_a_crf(make):
@@ -292,8 +323,36 @@ def test_wrong_options_are_named(options, message, make):
 
 
 def test_types_without_a_label_are_named(make):
-    with pytest.raises(ValueError, match="entities of type 'ORG'; the model knows LOC, PER"):
-        make().dataset(rows_of([("EU", "B-ORG")]))
+    for rows, options in (([("EU", "B-ORG")], {}), ([*TOYS, ("EU", "B-ORG")], {"shuffle": True})):
+        with pytest.raises(ValueError, match="entities of type 'ORG'; the model knows LOC, PER"):
+            make().dataset(rows_of(rows), **options)
+
+
+def test_entities_without_a_label_are_missed(trained, caplog):
+    metrics = pytest.importorskip("seqeval.metrics")
+    data = trained.dataset(rows_of([*TOYS, ("EU and Rome", "B-ORG O B-LOC"), ("EU", "B-ORG")]))
+    assert "2 of 13 entities are of types that the model has no label for (ORG)" in caplog.text
+    scores, found = trained.evaluate(data, verbose=0, return_rows=True)
+    assert found["targets"][-1] == ["B-ORG"]
+    assert scores["recall"] == metrics.recall_score(found["targets"], found["predicted"]) > 0.5
+    assert scores["macro_f1"] == metrics.f1_score(found["targets"], found["predicted"], average="macro")
+
+
+@pytest.mark.parametrize(("label", "tags"), [("I-LOC", "B-LOC I-LOC"), ("S-LOC", "B-LOC B-LOC")])
+def test_what_heads_of_other_schemes_predict_is_scored_as_iob2(label, tags, make):
+    labels = ["O", "B-LOC", "I-LOC"] if label == "I-LOC" else ["O", "B-LOC", "I-LOC", "E-LOC", "S-LOC"]
+    model = make(labels=labels)
+    model.tagger.bias.assign([50.0 * (name == label) for name in labels])
+    scores = model.evaluate(model.dataset(rows_of([("New York", tags)])), verbose=0)
+    assert (scores["f1"], scores["strict_f1"], scores["token_accuracy"]) == (1.0, 1.0, 1.0)
+
+
+def test_balanced_epochs_have_as_many_sentences_of_every_rarest_type(make):
+    rows = rows_of([("Rome", "B-LOC")] * 8 + [("Anna in Rome", "B-PER O B-LOC")] * 2 + [("here", "O")] * 2)
+    data = make().dataset(rows, balance=True, shuffle=True, batch_size=4)
+    assert rows.rarest_types().tolist() == [1] * 8 + [0] * 2 + [-1] * 2
+    drawn = np.concatenate([data.batch_rows(step)[0] for step in range(data.steps_per_epoch)])
+    assert np.bincount(1 + rows.rarest_types()[drawn]).tolist() == [4, 4, 4]
 
 
 def test_heads_of_other_schemes_are_read(make):
@@ -359,23 +418,15 @@ def test_an_export_of_a_trained_tagger_answers_in_a_fresh_process(trained, tmp_p
     assert answers["counts"].sum() > 10
 
 
-@pytest.mark.slow
-def test_five_thousand_texts_have_entities_where_they_say(make):
-    @settings(max_examples=20, **FUZZ)
-    @given(st.lists(ODD, min_size=250, max_size=250))
-    def run(texts):
-        check_offsets(model, texts)
-
-    model = make(max_length=16)
-    run()
-
-
-def test_invalid_bytes_do_not_stop_a_served_tagger(make):
-    model = make()
-    tokenizer = model.graph_tokenizer()
-    function, _ = model.signatures(tokenizer)["serving_default"]
-    outputs = function(text=tf.constant([b"Rom\xff Anna", b""]))
-    assert outputs["counts"].shape == (2,)
+def test_bytes_that_are_not_utf8_are_served_as_replacement_characters(short):
+    model, serve = short
+    texts = [b"Rom\xff Anna", b"caf\xc3 New \xe2\x82York\xf0\x9f", b"\xfe", b""]
+    served = serve(texts)
+    answers = model.answer([text.decode("utf-8", errors="replace") for text in texts])
+    assert sum(map(len, served)) > 1
+    for found, answer in zip(served, answers, strict=True):
+        assert [{**e, "score": 0} for e in found] == [{**e, "score": 0} for e in answer["entities"]]
+        assert [e["score"] for e in found] == pytest.approx([e["score"] for e in answer["entities"]], abs=1e-5)
 
 
 @pytest.mark.slow
@@ -391,7 +442,7 @@ def test_an_export_answers_with_every_kind_of_tokenizer(name, tmp_path, monkeypa
     model = TokenClassifier(config, tokenizer, labels=LABELS, max_length=24, dtype="float32")
     assert model.export(tmp_path / "1")["max_difference"] < 1e-4
     texts = ["Anna lives  in New York.", "e\u0301 Zürich 東京 😀"]
-    assert check_offsets(model, texts) > 2
+    assert check_offsets(served_by(model), texts) > 2
 
 
 def test_a_tokenizer_without_offsets_in_the_graph_is_refused_when_exported(tmp_path):

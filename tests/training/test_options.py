@@ -87,3 +87,12 @@ def test_remat_reaches_the_blocks_and_is_refused_where_there_are_none(make_class
     model = CausalLM(preset("lstm-tiny", tokenizer.vocab_size), tokenizer, max_length=16, dtype="float32")
     with pytest.raises(ValueError, match="training.remat recomputes Transformer blocks"):
         fit(model, model.dataset(["a film"]), Training(remat=True), None)
+
+
+def test_the_report_says_which_step_was_restored(make_classifier, rows, tmp_path):
+    options = Training(epochs=2, batch_size=20, learning_rate=0.0, fixed_length=True, restore_best=True)
+    task = make_classifier()
+    data = batches(task, rows, options)
+    with Run(tmp_path, options) as run:
+        fit(task, data, options, run, validation=task.dataset(rows), best="accuracy")
+        assert run.report({})["restored_step"] == data.steps_per_epoch  # of equals the first
