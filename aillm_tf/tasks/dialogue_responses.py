@@ -51,7 +51,7 @@ class DialogueResponses(Conversational, SequenceToSequence):
         return Task.features(self, [self.source_text(messages_of(text)) for text in texts])
 
     def graph_tokenizer(self) -> tf.Module:
-        return GraphMessages(Task.graph_tokenizer(self), self)
+        return GraphMessages(self)
 
     def dataset(
         self,

@@ -7,17 +7,22 @@ A subclass gives, besides what `Task` asks for:
   - `start_id`: of an encoder-decoder, the token that its decoder begins with.
 Where that is not enough it overrides `features` (texts to ids on the host), `graph_tokenizer` (the same as ops) and
 `prompts` (ids to what the decoder goes on from; in TensorFlow, for both).
+
+A decoder reads a text to its end, further than `max_length`, which is that of training rows: up to the positions that
+the checkpoint has. Of a longer text it reads the end, see `newest`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from aillm_tf.data.rows import around
 from aillm_tf.generation import beam, loop
 from aillm_tf.generation.generator import STRATEGIES, Generated, Generator
 from aillm_tf.generation.options import GenerationOptions
@@ -27,6 +32,8 @@ from aillm_tf.tasks.base import Task
 from aillm_tf.training.strategy import on_jax
 
 STEPS = 16  # between two looks for stop strings
+
+logger = logging.getLogger("aillm_tf")
 
 
 class GenerativeTask(Task):
@@ -68,14 +75,28 @@ class GenerativeTask(Task):
 
     # What it goes on from -------------------------------------------------------------------------------------
 
+    @property
+    def read_length(self) -> int | None:
+        """Tokens of a text that are read, what the tokenizer puts around it included; None: all."""
+        return self.max_length if isinstance(self.backbone, EncoderDecoder) else None
+
     def features(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        return super().features([self.prefix + text for text in texts] if self.prefix else texts, pairs)
+        """See `Task.features`; for a decoder also "lengths" (texts,) int32: padding may be a token that texts have."""
+        texts = [self.prefix + text for text in texts] if self.prefix else texts
+        if isinstance(self.backbone, EncoderDecoder):
+            return super().features(texts, pairs)
+        rows = open_rows(self.tokenizer, texts, self.read_length)
+        lengths = np.array([len(row) for row in rows], "int32")
+        filled = [np.pad(row, (0, lengths.max() - len(row)), constant_values=self.tokenizer.pad_id) for row in rows]
+        ids = np.array(filled, "int32").reshape(len(rows), lengths.max())
+        return {"token_ids": ids, "segment_ids": np.zeros_like(ids), "lengths": lengths}
 
     def prompts(self, features: dict, options: GenerationOptions) -> tuple[tf.Tensor, tf.Tensor, dict | None]:
         """What the decoder goes on from.
 
         Args:
-            features: "token_ids" (rows, places) int32, as `features` and `graph_tokenizer` give them.
+            features: "token_ids" (rows, places) int32, and "lengths" (rows,), as `features` and `graph_tokenizer` give
+                them; without lengths, of callers that tokenize themselves, padding at the end does not count.
             options: how it is decoded.
 
         Returns:
@@ -88,14 +109,32 @@ class GenerativeTask(Task):
             ones = tf.ones(tf.shape(ids)[:1], tf.int32)
             valid = tf.cast(ids != self.tokenizer.pad_id, tf.int32)
             return ones[:, None] * options.decoder_start_token_id, ones, {"token_ids": ids, "valid": valid}
-        # without what the tokenizer puts after a text, which would end it before it goes on
         ids = tf.pad(ids, [[0, 0], [0, tf.maximum(1 - tf.shape(ids)[1], 0)]], constant_values=self.tokenizer.pad_id)
         places = tf.range(tf.shape(ids)[1])[None]
-        lengths = tf.reduce_max(tf.where(ids != self.tokenizer.pad_id, places + 1, 0), axis=1, keepdims=True)
-        lengths = tf.maximum(lengths - _after_text(self.tokenizer), 0)
+        lengths = features.get("lengths")
+        if lengths is None:
+            lengths = tf.reduce_max(tf.where(ids != self.tokenizer.pad_id, places + 1, 0), axis=1)
         # nothing at all goes on from the token that begins texts
-        ids = tf.where((lengths == 0) & (places == 0), _first(self.tokenizer), ids)
-        return ids, tf.maximum(lengths[:, 0], 1), None
+        ids = tf.where((lengths[:, None] == 0) & (places == 0), _first(self.tokenizer), ids)
+        return ids, tf.maximum(lengths, 1), None
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens that a decoder goes on from."""
+        return max(self.config.max_length, self.max_length)
+
+    def newest(self, ids: tf.Tensor, lengths: tf.Tensor, new_tokens) -> tuple[tf.Tensor, tf.Tensor]:
+        """Prompts, of which those longer than `longest_prompt` keep their first special tokens and their end.
+
+        Args:
+            ids, lengths: what `prompts` gave for a decoder.
+            new_tokens: for so many there is room after a prompt that was cut, but half of the places are the prompt's.
+        """
+        longest = self.longest_prompt
+        kept = tf.where(lengths > longest, tf.maximum(longest - new_tokens, (longest + 1) // 2), lengths)
+        places = tf.range(tf.reduce_max(kept))[None]
+        places = tf.where(places < len(around(self.tokenizer)[0]), places, places + (lengths - kept)[:, None])
+        return tf.gather(ids, tf.minimum(places, tf.shape(ids)[1] - 1), axis=1, batch_dims=1), kept
 
     # Answers --------------------------------------------------------------------------------------------------
 
@@ -203,6 +242,16 @@ class GenerativeTask(Task):
         """What a `Generator` goes on from: the prompt of every text, and the source of an encoder or None."""
         features = {name: tf.constant(array) for name, array in self.features(texts).items()}
         ids, lengths, source = self.prompts(features, options)
+        if source is None:
+            cut = int(tf.reduce_sum(tf.cast(lengths > self.longest_prompt, tf.int32)))
+            if cut:
+                logger.warning(
+                    "%d of %d prompts are longer than the model's %d tokens: they are gone on from their ends alone",
+                    cut,
+                    len(texts),
+                    self.longest_prompt,
+                )
+            ids, lengths = self.newest(ids, lengths, options.max_new_tokens)
         prompts = loop.trimmed(ids.numpy(), lengths.numpy())
         return prompts, None if source is None else {name: tensor.numpy() for name, tensor in source.items()}
 
@@ -230,7 +279,7 @@ class GenerativeTask(Task):
     # Serving --------------------------------------------------------------------------------------------------
 
     def graph_tokenizer(self) -> tf.Module:
-        return GraphTexts(super().graph_tokenizer(), self)
+        return GraphTexts(self)
 
     def answer_tensors(self, features: dict, numbers: Mapping[str, tf.Tensor] | None = None) -> dict:
         """New tokens as tensors: "token_ids" (rows, tokens) filled up with padding, "lengths" and "score" (rows,)."""
@@ -238,6 +287,8 @@ class GenerativeTask(Task):
         numbers = loop.numbers_of(options) if numbers is None else numbers
         prompt, lengths, source = self.prompts(features, options)
         budget = numbers["max_new_tokens"]
+        if source is None:
+            prompt, lengths = self.newest(prompt, lengths, budget)
         limit = loop.position_limit(self.backbone)
         capacity = tf.shape(prompt)[1] + budget
         capacity = capacity if limit is None else tf.minimum(capacity, limit)
@@ -298,6 +349,7 @@ class GenerativeTask(Task):
 
     def signature_requests(self, columns: dict[str, list[str]]) -> dict[str, dict[str, list]]:
         requests, options = super().signature_requests(columns), self.generation_options()
+        requests["tokens"].pop("lengths", None)
         if options.strategy == "contrastive":
             return requests
         return {**requests, "options": {**columns, **{name: getattr(options, name) for name in SCALARS}}}
@@ -330,18 +382,27 @@ SCALARS = {
 
 
 class GraphTexts(tf.Module):
-    """A task's texts to ids, and ids to texts, as TensorFlow ops."""
+    """A task's texts to ids as its `features` has them, and ids to texts, as TensorFlow ops."""
 
-    def __init__(self, source: tf.Module, task: GenerativeTask):
+    def __init__(self, task: GenerativeTask):
         super().__init__()
         from aillm_tf.text.graph import graph_tokenizer
 
         same = task.target_tokenizer is task.tokenizer
-        self._source, self._prefix = source, task.prefix
-        self._target = source if same else graph_tokenizer(task.target_tokenizer, task.max_length)
+        self._source, self._prefix = graph_tokenizer(task.tokenizer, task.max_length), task.prefix
+        self._target = self._source if same else graph_tokenizer(task.target_tokenizer, task.max_length)
+        self._goes_on, self._pad = not isinstance(task.backbone, EncoderDecoder), task.tokenizer.pad_id
+        self._before, after = around(task.tokenizer)
+        self._room = task.read_length and task.read_length - len(self._before) - len(after)
 
     def __call__(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._source(tf.strings.join([self._prefix, text]) if self._prefix else text)
+        text = tf.strings.join([self._prefix, text]) if self._prefix else text
+        if not self._goes_on:
+            return self._source(text)
+        before = tf.tile(tf.constant(self._before, tf.int32, (1, len(self._before))), [tf.size(text), 1])
+        rows = tf.concat([before, self._source.tokens(text)[:, : self._room]], axis=1)
+        ids = rows.to_tensor(self._pad)
+        return {"token_ids": ids, "segment_ids": tf.zeros_like(ids), "lengths": tf.cast(rows.row_lengths(), tf.int32)}
 
     def decode(self, ids: tf.RaggedTensor) -> tf.Tensor:
         return self._target.decode(ids)
@@ -353,13 +414,16 @@ def _options(settings: Mapping[str, Any]) -> GenerationOptions:
     return GenerationOptions(**settings) if set(settings) <= known else GenerationOptions.from_settings(settings)
 
 
-def _after_text(tokenizer) -> int:
-    """How many tokens the tokenizer puts after a text."""
-    none, some = (tokenizer.encode([text]).ids.tolist() for text in ("", "a"))
-    count = 0
-    while count < len(none) and none[-1 - count] == some[-1 - count]:
-        count += 1
-    return count
+def open_rows(tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
+    """Ids of every text without what the tokenizer puts after it, which would end the text before it goes on.
+
+    Args:
+        tokenizer: strings to ids.
+        texts: at least one.
+        max_length: tokens of a row at most, those that are left out included.
+    """
+    encoded, after = tokenizer.encode(texts, max_length=max_length), len(around(tokenizer)[1])
+    return [row[: len(row) - after] for row in np.split(encoded.ids, encoded.offsets[1:-1])]
 
 
 def _first(tokenizer) -> int:

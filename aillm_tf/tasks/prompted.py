@@ -16,7 +16,7 @@ from aillm_tf.data.rows import around
 from aillm_tf.generation.options import GenerationOptions
 from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.tasks.causal_lm import CausalLM
-from aillm_tf.tasks.generative import GraphTexts
+from aillm_tf.tasks.generative import open_rows
 from aillm_tf.tasks.text_scores import TextScores
 
 
@@ -60,8 +60,8 @@ class PromptedSummarization(TextScores, CausalLM):
         super().__init__(config, tokenizer, generation=generation, **options)
         before, after = around(tokenizer)
         self.before, self.after = len(before), len(after)
-        self.prompt_ids = self._without(self.before, [prompt])[0].tolist()
-        if self.source_length <= self.before + self.after:
+        self.prompt_ids = open_rows(tokenizer, [prompt])[0][self.before :].tolist()
+        if self.source_length <= self.before:
             raise ValueError(
                 f"max_length {self.max_length} leaves no room for a source beside {len(self.prompt_ids)} tokens of the "
                 f"prompt and {max_target_length} of the summary"
@@ -89,17 +89,9 @@ class PromptedSummarization(TextScores, CausalLM):
 
     # What it goes on from -------------------------------------------------------------------------------------
 
-    def features(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        rows = self._without(0, texts, self.source_length)
-        longest = max(map(len, rows))
-        filled = [np.pad(row, (0, longest - len(row)), constant_values=self.tokenizer.pad_id) for row in rows]
-        ids = np.array(filled, "int32").reshape(len(rows), longest)
-        return {"token_ids": ids, "segment_ids": np.zeros_like(ids)}
-
-    def graph_tokenizer(self) -> tf.Module:
-        from aillm_tf.text.graph import graph_tokenizer
-
-        return GraphTexts(graph_tokenizer(self.tokenizer, self.source_length), self)
+    @property
+    def read_length(self) -> int:
+        return self.source_length + self.after
 
     def prompts(self, features: dict, options: GenerationOptions) -> tuple[tf.Tensor, tf.Tensor, dict | None]:
         ids, lengths, source = super().prompts(features, options)
@@ -126,9 +118,11 @@ class PromptedSummarization(TextScores, CausalLM):
         if not isinstance(rows, Parallel):
             rows = read_parallel(rows, source=source, target=target, on_bad=on_bad, errors=encoding_errors)
         sources, targets = rows.pairs()
-        cut = self.before + self.max_target_length - 1 + self.after
-        ends = [np.append(ids, self.tokenizer.eos_id) for ids in self._without(self.before, targets, cut)]
-        starts = [np.concatenate([ids, self.prompt_ids]) for ids in self._without(0, sources, self.source_length)]
+        room = self.before + self.max_target_length - 1 + self.after
+        lengths = (self.read_length, room)
+        read, written = (open_rows(self.tokenizer, *side) for side in zip((sources, targets), lengths, strict=True))
+        ends = [np.append(ids[self.before :], self.tokenizer.eos_id) for ids in written]
+        starts = [np.concatenate([ids, self.prompt_ids]) for ids in read]
         # the weight of a place is that of the token after it
         weights = [
             np.repeat([0.0, 1.0, 0.0], [len(start) - 1, len(end), 1]) for start, end in zip(starts, ends, strict=True)
@@ -142,9 +136,3 @@ class PromptedSummarization(TextScores, CausalLM):
         data = self.batched(columns, **batching)
         data.texts = None if decode == 0 else rows.take(range(len(rows))[:decode])
         return data
-
-    def _without(self, before: int, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
-        """Ids of every text without so many of what the tokenizer puts before it, and without what it puts after it."""
-        encoded = self.tokenizer.encode(texts, max_length=max_length)
-        rows = np.split(encoded.ids, encoded.offsets[1:-1])
-        return [row[before : len(row) - self.after] for row in rows]

@@ -224,6 +224,17 @@ def test_generation_goes_on_as_the_lstm_alone_would(tokenizer):
     assert all(b["text"] is not None for b in beams)
 
 
+def test_the_last_token_of_a_text_is_gone_on_from_where_the_padding_ends_texts(tokenizer):
+    padding = aillm_tf.train_tokenizer(TEXTS, "bpe", 300, use="seq2seq").with_special_tokens(pad="</s>")
+    model, options = make(padding), make(padding).generation_options()
+    expected = [padding.encode([text]).ids[:-1].tolist() for text in TEXTS]  # without </s>
+    assert [prompt.tolist() for prompt in model.host_prompts(TEXTS, options)[0]] == expected
+    read = model.graph_tokenizer()(tf.constant(TEXTS))
+    for features in (read, {"token_ids": read["token_ids"]}):  # and as callers give ids
+        ids, lengths, _ = model.prompts(features, options)
+        assert [row[:n].tolist() for row, n in zip(ids.numpy(), lengths, strict=True)] == expected
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_pretrained_weights_keep_their_logits(family, tmp_path):
     shutil.copytree(GOLDEN / family, tmp_path, dirs_exist_ok=True)

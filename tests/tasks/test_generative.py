@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from aillm_tf.generation import GenerationOptions
 from aillm_tf.models.config import TransformerConfig
@@ -67,6 +68,28 @@ def test_what_the_tokenizer_puts_after_a_text_does_not_end_the_prompt(task, toke
         assert row[:length].tolist() == tokenizer.encode([text]).ids.tolist()[:-1]
 
 
+def test_a_prompt_is_read_beyond_the_length_of_training_rows_and_of_a_longer_one_the_end(task, tokenizer, caplog):
+    every = ["dull " * 15, "dull " * 10 + "plot thin " * 40]  # 64 positions, rows of 32 tokens, 8 new tokens
+    whole, longer = (tokenizer.encode([text]).ids[:-1].tolist() for text in every)
+    prompts, _ = task.host_prompts(every, OPTIONS)
+    assert [prompt.tolist() for prompt in prompts] == [whole, longer[:1] + longer[-55:]]
+    assert "1 of 2 prompts are longer than the model's 64 tokens" in caplog.text
+
+
+def test_room_for_new_tokens_takes_no_more_than_half_of_a_prompt(task):
+    (prompt,), _ = task.host_prompts(["dull " * 80], OPTIONS.replace(max_new_tokens=60))
+    assert len(prompt) == 32
+
+
+def test_the_graph_goes_on_from_what_the_host_does(task):
+    every = [*TEXTS, "dull " * 15, "dull " * 10 + "plot thin " * 40]
+    found = task.answer_tensors(task.graph_tokenizer()(tf.constant(every)))
+    expected = task.generate(every, task.generation_options())
+    assert [row[:n].tolist() for row, n in zip(found["token_ids"].numpy(), found["lengths"], strict=True)] == [
+        row.tolist() for row in expected.tokens
+    ]
+
+
 def test_a_stream_is_the_answer(task):
     assert "".join(task.stream(TEXTS[0], max_new_tokens=8)).strip() == task.answer(TEXTS[:1])[0]["text"]
 
@@ -118,8 +141,9 @@ def test_an_export_gives_strings_for_strings_and_takes_options(kind, changes, ma
     from aillm_tf.export.saved_model import fresh_process
 
     task = make(kind, generation=OPTIONS.replace(max_new_tokens=5, **changes))
-    facts = task.export(tmp_path / "1", check_texts=TEXTS)  # compares all signatures with `answer`
-    assert facts["checked"] == len(TEXTS) and facts["max_difference"] < 1e-4
+    every = [*TEXTS, "dull " * 80]  # longer than the positions
+    facts = task.export(tmp_path / "1", check_texts=every)  # compares all signatures with `answer`
+    assert facts["checked"] == len(every) and facts["max_difference"] < 1e-4
     if task.generation.strategy == "contrastive":
         return
     asked = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "seed": 1, "num_beams": 2}
