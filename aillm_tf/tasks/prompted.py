@@ -6,6 +6,7 @@ A row is source, prompt and target; only the target is learned. A source that is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,7 @@ from aillm_tf.generation.options import GenerationOptions
 from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.tasks.causal_lm import CausalLM
 from aillm_tf.tasks.generative import open_rows
+from aillm_tf.tasks.sequence_to_sequence import check_dropped
 from aillm_tf.tasks.text_scores import TextScores
 
 
@@ -111,6 +113,7 @@ class PromptedSummarization(TextScores, CausalLM):
         target: str = "target",
         on_bad: str = "raise",
         encoding_errors: str = "strict",
+        longer: Literal["cut", "drop"] = "cut",
         decode: int | None = 0,
         **batching,
     ) -> Dataset:
@@ -119,8 +122,10 @@ class PromptedSummarization(TextScores, CausalLM):
             rows = read_parallel(rows, source=source, target=target, on_bad=on_bad, errors=encoding_errors)
         sources, targets = rows.pairs()
         room = self.before + self.max_target_length - 1 + self.after
-        lengths = (self.read_length, room)
+        lengths = (self.read_length, room) if longer == "cut" else (None, None)
         read, written = (open_rows(self.tokenizer, *side) for side in zip((sources, targets), lengths, strict=True))
+        if longer == "drop":
+            read, written = self._fitting(read, written)
         ends = [np.append(ids[self.before :], self.tokenizer.eos_id) for ids in written]
         starts = [np.concatenate([ids, self.prompt_ids]) for ids in read]
         # the weight of a place is that of the token after it
@@ -136,3 +141,12 @@ class PromptedSummarization(TextScores, CausalLM):
         data = self.batched(columns, **batching)
         data.texts = None if decode == 0 else rows.take(range(len(rows))[:decode])
         return data
+
+    def _fitting(self, read: list[np.ndarray], written: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Ids, without what the tokenizer puts after a text, of the pairs of which nothing would be cut."""
+        room = self.before + self.max_target_length - 1
+        fits = [
+            len(ids) <= self.source_length and len(target) <= room for ids, target in zip(read, written, strict=True)
+        ]
+        check_dropped(fits, self.source_length, self.max_target_length)
+        return tuple([ids for ids, fit in zip(side, fits, strict=True) if fit] for side in (read, written))

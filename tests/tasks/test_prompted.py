@@ -100,6 +100,18 @@ def test_a_row_begins_as_the_prompt_of_an_answer(ending, toy_pairs):
     assert all(row[: len(prompt)].tolist() == prompt.tolist() for row, prompt in zip(rows, prompts, strict=True))
 
 
+def test_pairs_that_would_be_cut_are_dropped_on_request(model, toy_pairs, caplog):
+    pairs = toy_pairs(12)
+    data = model.dataset(pairs, batch_size=4, longer="drop")
+    whole = [
+        len(model.tokenizer.encode([source]).ids) <= model.source_length
+        and len(model.tokenizer.encode([target[0]]).ids) <= model.max_target_length
+        for source, target in zip(pairs.sources, pairs.references, strict=True)
+    ]
+    assert len(data) == sum(whole) < len(pairs)
+    assert f"{len(pairs) - sum(whole)} of {len(pairs)} pairs dropped" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["model", "ending"])
 def test_an_export_answers_as_the_model(name, request, tmp_path):
