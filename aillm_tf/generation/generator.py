@@ -111,9 +111,12 @@ class Generator:
         before = np.zeros(rows, int)
         while True:
             history, done = state.history, state.done.numpy()[:rows]
-            counts, lengths = history.count.numpy()[:rows], history.length.numpy()[:rows]
-            last = history.tokens.numpy()[:rows][np.arange(rows), lengths - 1]
-            yield np.where(counts > before, last, -1)
+            tokens, counts = history.tokens.numpy()[:rows], history.count.numpy()[:rows]
+            first = history.length.numpy()[:rows] - counts
+            for count in range((counts - before).max()):  # one, or several where a draft guessed
+                at = before + count
+                token = tokens[np.arange(rows), np.minimum(first + at, tokens.shape[1] - 1)]
+                yield np.where(at < counts, token, -1)
             if done.all():
                 return
             before = counts

@@ -42,6 +42,13 @@ def test_good_guesses_save_steps_of_the_large_model(guessed):
     assert (state.more["rounds"].numpy() < 0.7 * state.history.count.numpy()).any()
 
 
+def test_a_stream_has_every_token_that_was_kept(guessed):
+    drafted, options, state = guessed
+    steps = np.stack(list(drafted.stream(PROMPTS, options)), axis=1)
+    expected = [row.tolist() for row in drafted.read(state, 3, options).tokens]
+    assert [row[row >= 0].tolist() for row in steps] == expected
+
+
 @pytest.mark.slow
 def test_drawn_tokens_are_distributed_as_the_large_models(decoder, draft):
     """Chi-square of the first two tokens after the one that no guess precedes."""
