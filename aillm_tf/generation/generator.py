@@ -139,8 +139,11 @@ class Generator:
         prompt, lengths = prompts
         longest = int(lengths.max())
         # a draft model guesses past the end of what is kept
-        longest_text = longest + options.max_new_tokens + (self.guesses if self.draft is not None else 0)
-        capacity = bucket(longest_text)
+        guesses = self.guesses if self.draft is not None else 0
+        longest_text = longest + options.max_new_tokens + guesses
+        budget = bucket(options.max_new_tokens)
+        # of the buckets alone: prompts of one bucket share a graph
+        capacity = bucket(prompt.shape[1] + budget + guesses)
         limit = loop.position_limit(self.backbone)
         if limit is not None and self.draft is not None and longest_text > limit:
             raise ValueError(f"{longest_text} tokens, guesses included, are more than the model's {limit} positions")
@@ -149,7 +152,6 @@ class Generator:
                 raise ValueError(f"a prompt of {longest} tokens is longer than the model's {limit} positions: cut it")
             capacity = min(capacity, limit)
         capacity = max(capacity, prompt.shape[1])
-        budget = bucket(options.max_new_tokens)
         how = self._how(len(lengths) * options.num_beams * options.num_return_sequences)
         self._filled = False
         if how == "copies" and self._weights is None:

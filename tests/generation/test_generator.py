@@ -138,6 +138,13 @@ def test_a_stream_gives_the_tokens_one_by_one(generator):
     assert [row[row >= 0].tolist() for row in steps] == rows(generator.generate(PROMPTS, options))
 
 
+def test_prompts_of_one_bucket_share_a_graph(decoder):
+    generator = Generator(decoder, compiler="graph")
+    for length in (9, 16):
+        generator.start([[1] * length], STRATEGIES["greedy"])
+    assert generator.compiled == 1
+
+
 def test_a_text_ends_where_the_positions_do(make_backbone):
     backbone = make_backbone(position="learned", max_length=12)
     found = Generator(backbone, compiler="graph").generate([[1, 2, 3], [4] * 12], GenerationOptions(max_new_tokens=20))
