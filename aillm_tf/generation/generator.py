@@ -55,10 +55,13 @@ class Generator:
             On a CPU for which TensorFlow has no XLA (the package tensorflow-tpu) always "graph".
         draft: a small backbone of the same vocabulary, which guesses tokens that `backbone` checks; see
             `aillm_tf.generation.speculative`. Texts are distributed as without it.
-        guesses: tokens that it guesses at once.
+        guesses: tokens that it guesses at once, 1 to 21.
 
     Attributes:
         compiled: how many graphs were made.
+
+    Raises:
+        ValueError: no such compiler; or a draft of another vocabulary, or too few or too many guesses.
 
     Example:
         >>> from aillm_tf.models.config import TransformerConfig
@@ -73,6 +76,8 @@ class Generator:
     def __init__(self, backbone, *, compiler: str = "auto", draft=None, guesses: int = 4):
         if compiler not in COMPILERS:
             raise ValueError(f"compiler is one of {', '.join(COMPILERS)}, not {compiler!r}")
+        if draft is not None:
+            speculative.check(backbone, draft, guesses)
         self.backbone, self.compiler, self.compiled = backbone, compiler, 0
         self.draft, self.guesses = draft, guesses
         self._weights: Weights | None = None
@@ -216,6 +221,8 @@ class Generator:
             if options.decoder_start_token_id is None:
                 raise ValueError("give prompts, or decoder_start_token_id for a decoder that reads an encoder")
             prompts = [[options.decoder_start_token_id]] * len(source["token_ids"])
+        if source is not None and len(prompts) != len(source["token_ids"]):
+            raise ValueError(f"{len(prompts)} prompts for {len(source['token_ids'])} sources: give one for each")
         lengths = np.array([len(prompt) for prompt in prompts], "int32")
         if not len(lengths) or not lengths.min():
             raise ValueError("every prompt needs a token at least: begin it with the tokenizer's bos_id or eos_id")

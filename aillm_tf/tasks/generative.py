@@ -334,6 +334,10 @@ class GenerativeTask(Task):
             return self.answer_tensors({"token_ids": token_ids, "segment_ids": segment_ids})
 
         def with_options(text, **given):
+            asked = given["max_new_tokens"]
+            least = tf.debugging.assert_positive(asked, "max_new_tokens: give at least 1")
+            with tf.control_dependencies([least]):
+                given["max_new_tokens"] = tf.identity(asked)
             return texts(self.answer_tensors(tokenizer(text), {**loop.numbers_of(options), **given}))
 
         found = {"serving_default": (serving_default, text), "tokens": (tokens, ids)}

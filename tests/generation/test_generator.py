@@ -162,6 +162,19 @@ def test_a_prompt_without_tokens_is_refused(generator):
         generator.generate([[1], []])
 
 
+def test_as_many_prompts_as_sources_are_needed(make_backbone):
+    backbone = make_backbone(decoder_layers=1)
+    with pytest.raises(ValueError, match="2 prompts for 1 sources"):
+        Generator(backbone).generate([[1], [2]], source={"token_ids": np.array([[1, 2]])})
+
+
+@pytest.mark.slow
+def test_contrastive_search_among_more_tokens_than_there_are_is_among_all(generator):
+    options = STRATEGIES["contrastive"]
+    more, every = (generator.generate(PROMPTS[:1], options.replace(top_k=k)) for k in (1000, 30))
+    assert rows(more) == rows(every)
+
+
 def test_a_ring_of_slots_gives_what_a_whole_cache_gives(make_backbone, monkeypatch):
     from aillm_tf.generation import loop
 

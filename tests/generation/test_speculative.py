@@ -87,3 +87,16 @@ def top(backbone, ids, k: int = 4) -> list[tuple[int, float]]:
 def test_beams_are_not_guessed(decoder, draft):
     with pytest.raises(ValueError, match="not beam search"):
         Generator(decoder, draft=draft).generate(PROMPTS, GenerationOptions(num_beams=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "guesses", "message"),
+    [
+        ({"vocab_size": 31}, 4, "the draft scores 31 tokens, the model 30"),
+        ({}, 0, "guesses is 0: give 1 to 21"),
+        ({}, 22, "guesses is 22: give 1 to 21"),
+    ],
+)
+def test_a_draft_that_cannot_guess_is_refused(changes, guesses, message, decoder, make_backbone):
+    with pytest.raises(ValueError, match=message):
+        Generator(decoder, draft=make_backbone(**changes), guesses=guesses)

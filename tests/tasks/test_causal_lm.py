@@ -235,6 +235,20 @@ def test_the_last_token_of_a_text_is_gone_on_from_where_the_padding_ends_texts(t
         assert [row[:n].tolist() for row, n in zip(ids.numpy(), lengths, strict=True)] == expected
 
 
+def test_an_encoder_decoder_is_refused(model):
+    with pytest.raises(ValueError, match="take SequenceToSequence"):
+        CausalLM(model.config.replace(decoder_layers=1), model.tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_an_export_answers_as_the_model(tokenizer, shape, tmp_path):
+    model = make(tokenizer, shape, generation={"max_new_tokens": 4})
+    texts = [*TEXTS, "", "seven " * 60]
+    facts = model.export(tmp_path / "1", check_texts=texts)
+    assert facts["checked"] == len(texts)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_pretrained_weights_keep_their_logits(family, tmp_path):
     shutil.copytree(GOLDEN / family, tmp_path, dirs_exist_ok=True)

@@ -149,3 +149,10 @@ def test_an_export_gives_strings_for_strings_and_takes_options(kind, changes, ma
     asked = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "seed": 1, "num_beams": 2}
     answers = fresh_process(tmp_path / "1", {"options": {"text": TEXTS, **asked}})["answers"]["options"]
     assert answers["text"] == texts(task.answer(TEXTS, **asked, top_k=0))
+
+
+def test_an_export_refuses_to_write_no_tokens(task):
+    function, _ = task.signatures(task.graph_tokenizer())["options"]
+    asked = {"max_new_tokens": 0, "temperature": 0.0, "top_p": 1.0, "seed": 1, "num_beams": 1}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="max_new_tokens: give at least 1"):
+        function(text=tf.constant(TEXTS), **{name: tf.constant(value) for name, value in asked.items()})
