@@ -341,7 +341,7 @@ class GenerativeTask(Task):
             return texts(self.answer_tensors(tokenizer(text), {**loop.numbers_of(options), **given}))
 
         found = {"serving_default": (serving_default, text), "tokens": (tokens, ids)}
-        return found if options.strategy == "contrastive" else {**found, "options": (with_options, {**text, **scalars})}
+        return {**found, "options": (with_options, {**text, **scalars})} if _takes_options(options) else found
 
     def without_stop(self, found: dict) -> tf.RaggedTensor:
         """The new tokens of `answer_tensors` without the one that ended the text."""
@@ -354,7 +354,7 @@ class GenerativeTask(Task):
     def signature_requests(self, columns: dict[str, list[str]]) -> dict[str, dict[str, list]]:
         requests, options = super().signature_requests(columns), self.generation_options()
         requests["tokens"].pop("lengths", None)
-        if options.strategy == "contrastive":
+        if not _takes_options(options):
             return requests
         return {**requests, "options": {**columns, **{name: getattr(options, name) for name in SCALARS}}}
 
@@ -383,6 +383,11 @@ SCALARS = {
     "seed": tf.int32,
     "num_beams": tf.int32,
 }
+
+
+def _takes_options(options: GenerationOptions) -> bool:
+    """Whether the export has the signature "options": its number of beams goes with neither of these."""
+    return options.strategy != "contrastive" and options.num_beam_groups == 1
 
 
 class GraphTexts(tf.Module):

@@ -133,9 +133,12 @@ def test_an_export_of_several_texts_is_refused(make, tmp_path):
         pytest.param(Continued, {"num_beams": 3, "no_repeat_ngram_size": 2}, marks=pytest.mark.slow),
         pytest.param(Continued, {"temperature": 1.0, "top_k": 20, "top_p": 0.9}, marks=pytest.mark.slow),
         pytest.param(Continued, {"penalty_alpha": 0.6, "top_k": 3}, marks=pytest.mark.slow),
+        pytest.param(
+            Continued, {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}, marks=pytest.mark.slow
+        ),
         pytest.param(Answered, {"num_beams": 3}, marks=pytest.mark.slow),
     ],
-    ids=["greedy", "beams", "sampled", "contrastive", "read"],
+    ids=["greedy", "beams", "sampled", "contrastive", "diverse", "read"],
 )
 def test_an_export_gives_strings_for_strings_and_takes_options(kind, changes, make, tmp_path):
     from aillm_tf.export.saved_model import fresh_process
@@ -144,7 +147,8 @@ def test_an_export_gives_strings_for_strings_and_takes_options(kind, changes, ma
     every = [*TEXTS, "dull " * 80]  # longer than the positions
     facts = task.export(tmp_path / "1", check_texts=every)  # compares all signatures with `answer`
     assert facts["checked"] == len(every) and facts["max_difference"] < 1e-4
-    if task.generation.strategy == "contrastive":
+    if "options" not in task.signatures(task.graph_tokenizer()):
+        assert task.generation.penalty_alpha or task.generation.diversity_penalty
         return
     asked = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "seed": 1, "num_beams": 2}
     answers = fresh_process(tmp_path / "1", {"options": {"text": TEXTS, **asked}})["answers"]["options"]
