@@ -155,13 +155,10 @@ def sample(model, samples: Samples, held_out, seed: int) -> list[dict]:
     if prompts is None:
         texts = held_out if isinstance(held_out, list) else []
         prompts = [" ".join(text.split(" ")[:8])[:80] for text in texts[:3]] or [""]
-    answers = model.answer(
-        prompts,
-        max_new_tokens=samples.max_new_tokens,
-        temperature=samples.temperature,
-        top_p=samples.top_p,
-        seed=seed,
-    )
+    options = {"max_new_tokens": samples.max_new_tokens, "temperature": samples.temperature}
+    if samples.temperature:
+        options |= {"top_p": samples.top_p, "seed": seed}
+    answers = model.answer(prompts, **options)
     return [
         {"prompt": prompt, "text": answer["text"], "log-probability a token": round(answer["score"], 3)}
         for prompt, answer in zip(prompts, answers, strict=True)

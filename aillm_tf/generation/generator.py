@@ -340,4 +340,6 @@ def generate(
         >>> backbone, tokenizer = load_backbone("gpt2-folder")  # doctest: +SKIP
         >>> generate(backbone, [[15496]], GenerationOptions(max_new_tokens=20)).tokens  # doctest: +SKIP
     """
+    if options is not None:
+        options.warn_of_unused()
     return generator_of(backbone).generate(prompts, options, source=source)
