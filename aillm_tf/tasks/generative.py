@@ -63,7 +63,12 @@ class GenerativeTask(Task):
         return {**super().options(), "generation": self.generation.changed()}
 
     def generation_options(self, **changes) -> GenerationOptions:
-        """The task's options with some changed, and with the tokens that this task begins and ends texts with."""
+        """The task's options with some changed, and with the tokens that this task begins and ends texts with.
+
+        A temperature that is given asks for a draw, also of a task that answers by a search.
+        """
+        if changes.get("temperature") and "num_beams" not in changes:
+            changes = {"num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0.0, **changes}
         options = self.generation.replace(**changes)
         if options.stop_ids is None:
             tokenizer = self.target_tokenizer

@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     given = {option: getattr(arguments, name) for name, option in OPTIONS.items()}
     given = {option: value for option, value in given.items() if value is not None}
-    session = ChatSession(load_dialogue(arguments.model), system=arguments.system)
+    task = load_dialogue(arguments.model)
+    task.generation_options(**given)  # what does not go together is refused before the first message
+    session = ChatSession(task, system=arguments.system)
     lines = Lines()
     while (line := lines.next()) is not None:
         if line == "/exit":

@@ -90,6 +90,12 @@ def test_the_graph_goes_on_from_what_the_host_does(task):
     ]
 
 
+def test_a_temperature_that_is_given_asks_for_a_draw(make):
+    task = make(Continued, generation=OPTIONS.replace(num_beams=4, num_beam_groups=2, diversity_penalty=0.5))
+    assert task.generation_options().strategy == "beam"
+    assert task.generation_options(temperature=0.7).strategy == "sample"
+
+
 def test_a_stream_is_the_answer(task):
     assert "".join(task.stream(TEXTS[0], max_new_tokens=8)).strip() == task.answer(TEXTS[:1])[0]["text"]
 
