@@ -12,7 +12,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
 from aillm_tf.verbs import positive
 
@@ -64,16 +63,16 @@ def load_dialogue(source: str):
         source: what the user named: a run or a saved model, or any decoder.
 
     Raises:
+        FileNotFoundError: a run whose training has not come to its end.
         ValueError: the model does not answer.
     """
     import aillm_tf
     from aillm_tf.tasks.conversational import Conversational
     from aillm_tf.tasks.dialogue import Dialogue
-    from aillm_tf.verbs.models import find_model
+    from aillm_tf.verbs.models import find_model, is_ours
     from aillm_tf.weights.sources import open_source
 
-    saved = [Path(source, *parts) for parts in (("model",), ("pretrained", "model"), ())]
-    if any((folder / "task.json").is_file() for folder in saved):
+    if is_ours(source):
         task = aillm_tf.load(find_model(source, exports=False))
         if isinstance(task, Conversational):
             return task

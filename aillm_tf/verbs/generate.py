@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from contextlib import nullcontext
-from pathlib import Path
 
 from aillm_tf.verbs import positive
 from aillm_tf.verbs.predict import CHUNK, read_lines
@@ -82,14 +81,14 @@ def load_task(source: str):
         source: what the user named.
 
     Raises:
+        FileNotFoundError: a run whose training has not come to its end.
         ValueError: the model writes no text.
     """
     import aillm_tf
     from aillm_tf.tasks.generative import GenerativeTask
-    from aillm_tf.verbs.models import find_model
+    from aillm_tf.verbs.models import find_model, is_ours
 
-    saved = [Path(source, *parts) for parts in (("model",), ("pretrained", "model"), ())]
-    if any((folder / "task.json").is_file() for folder in saved):
+    if is_ours(source):
         task = aillm_tf.load(find_model(source, exports=False))
     else:
         from aillm_tf.tasks.causal_lm import CausalLM
