@@ -221,7 +221,9 @@ def test_generation_goes_on_as_the_lstm_alone_would(tokenizer):
     together = model.answer(prompts, max_new_tokens=6)
     assert together == [model.answer([prompt], max_new_tokens=6)[0] for prompt in prompts]
     beams = model.answer(prompts, max_new_tokens=6, num_beams=3)
-    assert all(b["text"] is not None for b in beams)
+    alone = [model.answer([prompt], max_new_tokens=6, num_beams=3)[0] for prompt in prompts]
+    assert [answer["text"] for answer in beams] == [answer["text"] for answer in alone]
+    np.testing.assert_allclose([a["score"] for a in beams], [a["score"] for a in alone], atol=1e-5)
 
 
 def test_the_last_token_of_a_text_is_gone_on_from_where_the_padding_ends_texts(tokenizer):
