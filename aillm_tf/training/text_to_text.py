@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any, Literal
 
 from aillm_tf.training.options import Training, batches, fit
@@ -139,8 +138,14 @@ def read_splits(data: Data, seed: int) -> Splits:
 
 
 def build(task: type, model: Model, training: Training, rows, run, **options):
-    """The task: pretrained, or from scratch with tokenizers of its own, which are kept in the run directory."""
+    """The task: pretrained, or from scratch with tokenizers of its own, which are kept in the run directory.
+
+    Raises:
+        FileNotFoundError: no such model or tokenizer.
+        ValueError: one tokenizer for two vocabularies, or a preset without a decoder that reads a source.
+    """
     import aillm_tf as ai
+    from aillm_tf.text.train import kept_tokenizer
 
     options |= {
         "max_length": model.max_length,
@@ -155,13 +160,18 @@ def build(task: type, model: Model, training: Training, rows, run, **options):
         return task.from_pretrained(model.init, **options, **changes)
     sources, targets = rows.pairs()
     sides = {"tokenizer": [*sources, *targets]} if model.joint else {"tokenizer": sources, "target_tokenizer": targets}
-    tokenizers = {}
-    for name, texts in sides.items():
-        folder = Path(model.tokenizer) if model.tokenizer else run.directory / name
-        if not folder.exists():  # a resumed run goes on with its own
-            kind = {"kind": model.tokenizer_kind, "vocab_size": model.vocab_size, "use": "seq2seq"}
-            ai.train_tokenizer(texts, **kind).save(folder)
-        tokenizers[name] = ai.Tokenizer.from_folder(folder)
+    if model.tokenizer and not model.joint:
+        raise ValueError(
+            "model.tokenizer is one for both sides, and model.joint is false: leave model.tokenizer out, and each side "
+            "gets its own, or leave model.joint true"
+        )
+    learned = {"kind": model.tokenizer_kind, "vocab_size": model.vocab_size, "use": "seq2seq"}
+    tokenizers = {
+        name: ai.Tokenizer.from_folder(model.tokenizer)
+        if model.tokenizer
+        else kept_tokenizer(run.directory / name, texts, **learned)
+        for name, texts in sides.items()
+    }
     if not model.joint:
         changes["decoder_vocab_size"] = tokenizers["target_tokenizer"].vocab_size
     shape = ai.preset(model.preset, tokenizers["tokenizer"].vocab_size, **changes)
