@@ -78,11 +78,12 @@ class Decoding:
     length_penalty: float | None = None
     # no sequence of so many tokens comes twice
     no_repeat_ngram_size: int | None = None
-    # longest text, in tokens; by default model.max_target_length
+    # longest text, in tokens; by default the checkpoint's, or model.max_target_length where it has none
     max_new_tokens: int | None = None
     # sources decoded at once
     batch_size: int = 64
-    # of so many validation sources the target is written and scored after every epoch, too
+    # of so many validation sources the target is written and scored after every epoch, too, with the options above, so
+    # that beams make every epoch longer
     validation_rows: int = 0
     # shown in the report
     examples: int = 20
@@ -207,6 +208,10 @@ def train(
     if average > 1 and (training.restore_best or training.ema):
         raise ValueError(f"average={average} is in place of training.restore_best and training.ema: give one of them")
     training = dataclasses.replace(training, keep=max(training.keep, average))
+    # before training, so that validation, which may choose the best checkpoint, writes as the final score does
+    names = ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens")
+    given = {name: getattr(decoding, name) for name in names}
+    model.generation = model.generation.replace(**{name: v for name, v in given.items() if v is not None})
     rows = batches(model, splits.train, training, **({"longer": "drop"} if data.longer == "drop" else {}))
     size = {"batch_size": training.batch_size, "tokens_per_batch": training.tokens_per_batch}
     validation = splits.validation and model.dataset(splits.validation, decode=decoding.validation_rows, **size)
@@ -218,9 +223,6 @@ def train(
             variable.assign(averaged.weights[name])
         facts["averaged_steps"] = averaged.steps
         print(f"taken: the mean of the weights of the steps {', '.join(map(str, averaged.steps))}")
-    given = {name: getattr(decoding, name) for name in ("num_beams", "length_penalty", "no_repeat_ngram_size")}
-    given["max_new_tokens"] = decoding.max_new_tokens
-    model.generation = model.generation.replace(**{name: v for name, v in given.items() if v is not None})
     model.save(run.model_folder)
     facts["generation"] = {name: str(value) for name, value in model.generation.changed().items()}
     return facts
