@@ -27,6 +27,9 @@ class DialogueResponses(Conversational, SequenceToSequence):
         config, tokenizer: see `SequenceToSequence`.
         **options: of `SequenceToSequence`, all but `prefix`.
 
+    Raises:
+        ValueError: a prefix, and see `SequenceToSequence`.
+
     Example:
         >>> model = DialogueResponses.from_pretrained("bart-base", max_length=256)  # doctest: +SKIP
         >>> model.answer([[{"role": "user", "content": "Hello"}]], num_beams=4)  # doctest: +SKIP
@@ -35,6 +38,11 @@ class DialogueResponses(Conversational, SequenceToSequence):
     Reference:
         Roller et al. 2021, Recipes for Building an Open-Domain Chatbot, arXiv:2004.13637.
     """
+
+    def __init__(self, config, tokenizer, **options):
+        if options.get("prefix"):
+            raise ValueError(f"a conversation is read without a prefix: leave prefix={options['prefix']!r} out")
+        super().__init__(config, tokenizer, **options)
 
     def options(self) -> dict:
         return {name: value for name, value in super().options().items() if name != "prefix"}
