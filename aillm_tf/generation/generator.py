@@ -150,8 +150,12 @@ class Generator:
         # of the buckets alone: prompts of one bucket share a graph
         capacity = bucket(prompt.shape[1] + budget + guesses)
         limit = loop.position_limit(self.backbone)
-        if limit is not None and self.draft is not None and longest_text > limit:
-            raise ValueError(f"{longest_text} tokens, guesses included, are more than the model's {limit} positions")
+        if self.draft is not None:
+            most = min(loop.position_limit(each) or longest_text for each in (self.backbone, self.draft))
+            if longest_text > most:
+                raise ValueError(
+                    f"{longest_text} tokens with guesses are more than the {most} positions of the model or its draft"
+                )
         if limit is not None:
             if longest > limit:
                 raise ValueError(f"a prompt of {longest} tokens is longer than the model's {limit} positions: cut it")

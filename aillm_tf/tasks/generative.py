@@ -160,6 +160,25 @@ class GenerativeTask(Task):
             self._generator = Generator(self.backbone)
         return self._generator
 
+    def use_draft(self, draft: GenerativeTask, guesses: int = 4) -> None:
+        """From here on let a small model guess tokens, of which this one checks several at once; texts stay its own.
+
+        Args:
+            draft: a decoder with the same tokenizer, as this one is.
+            guesses: tokens that it guesses at once.
+
+        Raises:
+            ValueError: an encoder-decoder, another tokenizer or vocabulary, or a number of guesses that cannot be.
+
+        Reference:
+            Leviathan et al. 2023, arXiv:2211.17192.
+        """
+        if self.config.decoder_layers or draft.config.decoder_layers:
+            raise ValueError("a draft is a decoder that guesses for a decoder, and one of the two has an encoder")
+        if draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise ValueError("the draft has another tokenizer than the model, whose tokens it is to guess")
+        self._generator = Generator(self.backbone, draft=draft.backbone, guesses=guesses)
+
     def answer(self, texts: Sequence[str], batch_size: int = 32, **options) -> list[dict]:
         """Write a text for every text.
 
@@ -256,7 +275,8 @@ class GenerativeTask(Task):
                     len(texts),
                     self.longest_prompt,
                 )
-            ids, lengths = self.newest(ids, lengths, options.max_new_tokens)
+            guesses = self.generator.guesses if self.generator.draft is not None else 0
+            ids, lengths = self.newest(ids, lengths, options.max_new_tokens + guesses)
         prompts = loop.trimmed(ids.numpy(), lengths.numpy())
         return prompts, None if source is None else {name: tensor.numpy() for name, tensor in source.items()}
 

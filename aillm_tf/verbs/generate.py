@@ -50,6 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--texts", type=positive, metavar="N", help="so many texts for each prompt")
     add("--stop", nargs="+", metavar="TEXT", help="end before any of these")
     add("--seed", type=int, metavar="N", help="of draws (default: 0)")
+    add("--draft", metavar="FOLDER", help="small model of the same tokenizer, which guesses ahead; not with beams")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     given = {option: value for option, value in given.items() if value is not None}
     task = load_task(arguments.model)
     options = task.generation_options(**given)
+    if arguments.draft:
+        task.use_draft(load_task(arguments.draft))
     if arguments.output or options.num_beams > 1 or options.num_return_sequences > 1:
         with open(arguments.output, "w", encoding="utf-8") if arguments.output else nullcontext() as output:
             for start in range(0, len(prompts), CHUNK):

@@ -100,6 +100,28 @@ def test_a_stream_is_the_answer(task):
     assert "".join(task.stream(TEXTS[0], max_new_tokens=8)).strip() == task.answer(TEXTS[:1])[0]["text"]
 
 
+def test_a_draft_changes_no_greedy_text_and_no_stream(make, task):
+    drafted = make(Continued)
+    drafted.use_draft(make(Continued, seed=1), guesses=2)
+    assert texts(drafted.answer(TEXTS)) == texts(task.answer(TEXTS))
+    assert "".join(drafted.stream(TEXTS[0])) == "".join(task.stream(TEXTS[0]))
+
+
+def test_a_prompt_that_was_cut_leaves_room_for_guesses(make):
+    drafted = make(Continued)
+    drafted.use_draft(drafted, guesses=2)
+    (prompt,), _ = drafted.host_prompts(["dull " * 30], OPTIONS)
+    assert len(prompt) == 64 - 8 - 2
+
+
+def test_a_draft_that_cannot_guess_for_a_task_is_refused(make, task):
+    other = make(Continued)
+    other.tokenizer = other.tokenizer.with_special_tokens(bos="[BOS]")
+    for draft, message in ((make(Answered), "has an encoder"), (other, "another tokenizer")):
+        with pytest.raises(ValueError, match=message):
+            make(Continued).use_draft(draft)
+
+
 def test_a_text_ends_before_a_stop_string(task):
     whole = task.answer(TEXTS[:1])[0]["text"]
     stop = whole[5:8]

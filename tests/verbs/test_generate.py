@@ -37,6 +37,11 @@ def test_texts_are_printed_while_they_are_written(model, folder, capsys):
     assert capsys.readouterr().out == texts(model.answer(PROMPTS, max_new_tokens=5))
 
 
+def test_a_draft_changes_no_text(model, folder, capsys):
+    assert main(["generate", folder, *PROMPTS, *FEW, "--draft", folder]) == 0
+    assert capsys.readouterr().out == texts(model.answer(PROMPTS, max_new_tokens=5))
+
+
 def test_a_text_ends_before_a_stop_string(model, folder, capsys):
     whole = model.answer(PROMPTS[:1], max_new_tokens=5)[0]["text"]
     assert main(["generate", folder, PROMPTS[0], *FEW, "--stop", whole[2:4], "none"]) == 0
