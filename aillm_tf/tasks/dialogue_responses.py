@@ -12,7 +12,7 @@ from aillm_tf.data.parallel import Parallel
 from aillm_tf.data.pipeline import Dataset
 from aillm_tf.tasks.base import Task
 from aillm_tf.tasks.conversational import Asked, Conversational, fitting, messages_of, read, stripped
-from aillm_tf.tasks.generative import GraphTexts
+from aillm_tf.tasks.generative_graph import GraphTexts
 from aillm_tf.tasks.sequence_to_sequence import SequenceToSequence
 
 USER = "user: "

@@ -29,6 +29,7 @@ from aillm_tf.generation.options import GenerationOptions
 from aillm_tf.generation.stream import first_stop, stream_text, tokens_until_stop
 from aillm_tf.models.encoder_decoder import EncoderDecoder
 from aillm_tf.tasks.base import Task
+from aillm_tf.tasks.generative_graph import GraphTexts, open_rows
 from aillm_tf.training.strategy import on_jax
 
 STEPS = 16  # between two looks for stop strings
@@ -415,49 +416,10 @@ def _takes_options(options: GenerationOptions) -> bool:
     return options.strategy != "contrastive" and options.num_beam_groups == 1
 
 
-class GraphTexts(tf.Module):
-    """A task's texts to ids as its `features` has them, and ids to texts, as TensorFlow ops."""
-
-    def __init__(self, task: GenerativeTask):
-        super().__init__()
-        from aillm_tf.text.graph import graph_tokenizer
-
-        same = task.target_tokenizer is task.tokenizer
-        self._source, self._prefix = graph_tokenizer(task.tokenizer, task.max_length), task.prefix
-        self._target = self._source if same else graph_tokenizer(task.target_tokenizer, task.max_length)
-        self._goes_on, self._pad = not isinstance(task.backbone, EncoderDecoder), task.tokenizer.pad_id
-        self._before, after = around(task.tokenizer)
-        self._room = task.read_length and task.read_length - len(self._before) - len(after)
-
-    def __call__(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        text = tf.strings.join([self._prefix, text]) if self._prefix else text
-        if not self._goes_on:
-            return self._source(text)
-        before = tf.tile(tf.constant(self._before, tf.int32, (1, len(self._before))), [tf.size(text), 1])
-        rows = tf.concat([before, self._source.tokens(text)[:, : self._room]], axis=1)
-        ids = rows.to_tensor(self._pad)
-        return {"token_ids": ids, "segment_ids": tf.zeros_like(ids), "lengths": tf.cast(rows.row_lengths(), tf.int32)}
-
-    def decode(self, ids: tf.RaggedTensor) -> tf.Tensor:
-        return self._target.decode(ids)
-
-
 def _options(settings: Mapping[str, Any]) -> GenerationOptions:
     """Options from what `GenerationOptions.changed` wrote, or from a checkpoint's settings."""
     known = {field.name for field in dataclasses.fields(GenerationOptions)}
     return GenerationOptions(**settings) if set(settings) <= known else GenerationOptions.from_settings(settings)
-
-
-def open_rows(tokenizer, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
-    """Ids of every text without what the tokenizer puts after it, which would end the text before it goes on.
-
-    Args:
-        tokenizer: strings to ids.
-        texts: at least one.
-        max_length: tokens of a row at most, those that are left out included.
-    """
-    encoded, after = tokenizer.encode(texts, max_length=max_length), len(around(tokenizer)[1])
-    return [row[: len(row) - after] for row in np.split(encoded.ids, encoded.offsets[1:-1])]
 
 
 def _first(tokenizer) -> int:

@@ -17,7 +17,7 @@ from aillm_tf.data.rows import around
 from aillm_tf.generation.options import GenerationOptions
 from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.tasks.causal_lm import CausalLM
-from aillm_tf.tasks.generative import open_rows
+from aillm_tf.tasks.generative_graph import open_rows
 from aillm_tf.tasks.sequence_to_sequence import check_dropped
 from aillm_tf.tasks.text_scores import TextScores
 
