@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Literal
 
 from aillm_tf.config import run as run_recipe
@@ -128,6 +127,7 @@ def read(data: Data, seed: int):
 def build(model: Model, training: Training, train, run):
     """The task: pretrained, or from scratch with a tokenizer of its own, which is kept in the run directory."""
     import aillm_tf as ai
+    from aillm_tf.text.train import kept_tokenizer
     from aillm_tf.weights.sources import open_source
 
     options = {name: getattr(model, name) for name in ("max_length", "max_target_length", "label_smoothing")}
@@ -137,14 +137,13 @@ def build(model: Model, training: Training, train, run):
         task = ai.DialogueResponses if open_source(model.init).config.decoder_layers else ai.Dialogue
         return task.from_pretrained(model.init, **options, **changes)
     task = ai.DialogueResponses if ai.preset(model.preset, model.vocab_size).decoder_layers else ai.Dialogue
-    folder = Path(model.tokenizer) if model.tokenizer else run.directory / "tokenizer"
-    if not folder.exists():  # a resumed run goes on with its own
+    if model.tokenizer:
+        tokenizer = ai.Tokenizer.from_folder(model.tokenizer)
+    else:
         texts = [f"{m['role']}: {m['content']}" for messages in train.messages for m in messages]
+        learned = {"kind": model.tokenizer_kind, "vocab_size": model.vocab_size}
         use = "decoder" if task is ai.Dialogue else "seq2seq"
-        partial = folder.with_name("tokenizer.part")
-        ai.train_tokenizer(texts, model.tokenizer_kind, model.vocab_size, use=use).save(partial)
-        partial.replace(folder)
-    tokenizer = ai.Tokenizer.from_folder(folder)
+        tokenizer = kept_tokenizer(run.directory / "tokenizer", texts, use=use, **learned)
     return task(ai.preset(model.preset, tokenizer.vocab_size, **changes), tokenizer, **options)
 
 

@@ -119,16 +119,14 @@ def read(data: Data):
 def tokenizer_for(model: Model, texts, prepared: Path | None, run):
     """The tokenizer of a model from scratch: given, of a prepared corpus, or trained and kept with the run."""
     import aillm_tf as ai
+    from aillm_tf.text.train import kept_tokenizer
 
-    folder = run.directory / "tokenizer"
     if model.tokenizer or prepared:
         return ai.Tokenizer.from_folder(model.tokenizer or prepared)
-    if not folder.exists():  # a resumed run goes on with its own
-        partial = folder.with_name("tokenizer.part")
-        options = {"min_frequency": 1} if model.tokenizer_kind == "char" else {}
-        ai.train_tokenizer(texts, model.tokenizer_kind, model.vocab_size, use="decoder", **options).save(partial)
-        partial.replace(folder)
-    return ai.Tokenizer.from_folder(folder)
+    learned = {"kind": model.tokenizer_kind, "vocab_size": model.vocab_size, "use": "decoder"}
+    if model.tokenizer_kind == "char":
+        learned["min_frequency"] = 1
+    return kept_tokenizer(run.directory / "tokenizer", texts, **learned)
 
 
 def build(model: Model, training: Training, texts, prepared: Path | None, run):
@@ -155,13 +153,10 @@ def sample(model, samples: Samples, held_out, seed: int) -> list[dict]:
     if prompts is None:
         texts = held_out if isinstance(held_out, list) else []
         prompts = [" ".join(text.split(" ")[:8])[:80] for text in texts[:3]] or [""]
-    answers = model.answer(
-        prompts,
-        max_new_tokens=samples.max_new_tokens,
-        temperature=samples.temperature,
-        top_p=samples.top_p,
-        seed=seed,
-    )
+    options = {"max_new_tokens": samples.max_new_tokens, "temperature": samples.temperature}
+    if samples.temperature:
+        options |= {"top_p": samples.top_p, "seed": seed}
+    answers = model.answer(prompts, **options)
     return [
         {"prompt": prompt, "text": answer["text"], "log-probability a token": round(answer["score"], 3)}
         for prompt, answer in zip(prompts, answers, strict=True)

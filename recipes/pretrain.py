@@ -187,21 +187,16 @@ def tokenizer_for(model: Model, texts, prepared, run):
     """The tokenizer that is given, that of a prepared corpus, or one trained on the texts and kept with the run."""
     import aillm_tf as ai
     from aillm_tf.text.sentinels import with_sentinels
+    from aillm_tf.text.train import kept_tokenizer
 
     objective = OBJECTIVES[model.objective]
     if prepared is not None:
         return ai.Tokenizer.from_folder(prepared)
-    folder = run.directory / "tokenizer"
     if model.tokenizer:
         tokenizer = ai.Tokenizer.from_folder(model.tokenizer)
-    elif folder.exists():  # a resumed run goes on with its own
-        tokenizer = ai.Tokenizer.from_folder(folder)
     else:
-        kind = model.tokenizer_kind or objective.kind
-        tokenizer = ai.train_tokenizer(texts, kind=kind, vocab_size=model.vocab_size, use=objective.use)
-        partial = folder.with_name("tokenizer.part")
-        tokenizer.save(partial)
-        partial.replace(folder)
+        learned = {"kind": model.tokenizer_kind or objective.kind, "vocab_size": model.vocab_size, "use": objective.use}
+        tokenizer = kept_tokenizer(run.directory / "tokenizer", texts, **learned)
     asked = [model.options, *model.options.get("objectives", {}).values()]
     if model.objective == "span_corruption" or any("span_corruption" in str(options.get("noise")) for options in asked):
         return with_sentinels(tokenizer)

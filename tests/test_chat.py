@@ -52,6 +52,34 @@ def test_what_does_not_answer_is_refused(tmp_path, make_masked_lm, capsys):
     assert "is a MaskedLM, which does not answer in conversations" in capsys.readouterr().err
 
 
+def test_a_run_whose_training_did_not_end_is_called_so(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("out: here\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["chat", str(tmp_path)])
+    assert "is a run without a model: train it to the end" in capsys.readouterr().err
+
+
+def test_options_are_refused_before_the_first_message(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["chat", str(folder), "--top-p", "2"])
+    assert "top_p is a share" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_temperature_draws_also_from_a_model_that_answers_by_beams(tmp_path, monkeypatch, capfd):
+    made = dialogue(max_length=64, initializer_range=0.6)
+    made.generation = made.generation.replace(num_beams=2)
+    made.save(tmp_path)
+    read, write = os.pipe()
+    os.write(write, b"one\n")
+    os.close(write)
+    with os.fdopen(read) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert main(["chat", str(tmp_path), "--max-new-tokens", "5", "--temperature", "0.7"]) == 0
+    expected = ChatSession(made).answer("one", max_new_tokens=5, temperature=0.7)
+    assert capfd.readouterr().out.strip() == expected
+
+
 class Terminal:
     """`aillm chat` in a terminal of its own."""
 

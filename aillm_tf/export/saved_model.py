@@ -31,7 +31,8 @@ from aillm_tf.layers.lora import merged
 TOLERANCE = 1e-4
 
 # What people send to a text model, and what breaks tokenizers: nothing at all, spaces, case, accents, Chinese,
-# emoji made of several code points, special tokens written out, an overlong word, a text far past any max_length.
+# emoji made of several code points, special tokens written out, an overlong word, texts past the 512 tokens of most
+# encoders, but no longer: a decoder with many positions reads them whole, in one batch.
 CHECK_TEXTS = (
     "A stirring, funny and finally transporting re-imagining of the fairy tale.",
     "The battery died after two weeks and nobody answers my e-mails :-(",
@@ -44,8 +45,8 @@ CHECK_TEXTS = (
     "[SEP] what is [MASK]? [CLS] <s></s> &amp; <br/> ##ing",
     "混合 mixed 文本 with English, 123,456.78 and ①②③ ﬁn",
     "pneumonoultramicroscopicsilicovolcanoconiosis" * 5,
-    "It was the best of times, it was the worst of times. " * 100,
-    "他们说这部电影很长。" * 200,
+    "It was the best of times, it was the worst of times. " * 45,
+    "他们说这部电影很长。" * 60,
 )
 
 

@@ -40,7 +40,7 @@ def step(backbone, state: State, options: GenerationOptions, numbers: Mapping) -
     """One token more."""
     limit = loop.position_limit(backbone)
     history, past, alpha = state.history, state.more["hidden"], numbers["penalty_alpha"]
-    rows, count = tf.shape(history.length)[0], options.top_k
+    rows, count = tf.shape(history.length)[0], min(options.top_k, state.more["logits"].shape[-1])
     scores = process(state.more["logits"], history, options, numbers)
     p, tokens = tf.math.top_k(tf.nn.softmax(scores), count)  # (rows, candidates)
     every = tf.repeat(tf.range(rows), count)

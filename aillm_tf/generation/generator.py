@@ -55,10 +55,13 @@ class Generator:
             On a CPU for which TensorFlow has no XLA (the package tensorflow-tpu) always "graph".
         draft: a small backbone of the same vocabulary, which guesses tokens that `backbone` checks; see
             `aillm_tf.generation.speculative`. Texts are distributed as without it.
-        guesses: tokens that it guesses at once.
+        guesses: tokens that it guesses at once, 1 to 21.
 
     Attributes:
         compiled: how many graphs were made.
+
+    Raises:
+        ValueError: no such compiler; or a draft of another vocabulary, or too few or too many guesses.
 
     Example:
         >>> from aillm_tf.models.config import TransformerConfig
@@ -73,6 +76,8 @@ class Generator:
     def __init__(self, backbone, *, compiler: str = "auto", draft=None, guesses: int = 4):
         if compiler not in COMPILERS:
             raise ValueError(f"compiler is one of {', '.join(COMPILERS)}, not {compiler!r}")
+        if draft is not None:
+            speculative.check(backbone, draft, guesses)
         self.backbone, self.compiler, self.compiled = backbone, compiler, 0
         self.draft, self.guesses = draft, guesses
         self._weights: Weights | None = None
@@ -111,9 +116,12 @@ class Generator:
         before = np.zeros(rows, int)
         while True:
             history, done = state.history, state.done.numpy()[:rows]
-            counts, lengths = history.count.numpy()[:rows], history.length.numpy()[:rows]
-            last = history.tokens.numpy()[:rows][np.arange(rows), lengths - 1]
-            yield np.where(counts > before, last, -1)
+            tokens, counts = history.tokens.numpy()[:rows], history.count.numpy()[:rows]
+            first = history.length.numpy()[:rows] - counts
+            for count in range((counts - before).max()):  # one, or several where a draft guessed
+                at = before + count
+                token = tokens[np.arange(rows), np.minimum(first + at, tokens.shape[1] - 1)]
+                yield np.where(at < counts, token, -1)
             if done.all():
                 return
             before = counts
@@ -136,17 +144,23 @@ class Generator:
         prompt, lengths = prompts
         longest = int(lengths.max())
         # a draft model guesses past the end of what is kept
-        longest_text = longest + options.max_new_tokens + (self.guesses if self.draft is not None else 0)
-        capacity = bucket(longest_text)
+        guesses = self.guesses if self.draft is not None else 0
+        longest_text = longest + options.max_new_tokens + guesses
+        budget = bucket(options.max_new_tokens)
+        # of the buckets alone: prompts of one bucket share a graph
+        capacity = bucket(prompt.shape[1] + budget + guesses)
         limit = loop.position_limit(self.backbone)
-        if limit is not None and self.draft is not None and longest_text > limit:
-            raise ValueError(f"{longest_text} tokens, guesses included, are more than the model's {limit} positions")
+        if self.draft is not None:
+            most = min(loop.position_limit(each) or longest_text for each in (self.backbone, self.draft))
+            if longest_text > most:
+                raise ValueError(
+                    f"{longest_text} tokens with guesses are more than the {most} positions of the model or its draft"
+                )
         if limit is not None:
             if longest > limit:
                 raise ValueError(f"a prompt of {longest} tokens is longer than the model's {limit} positions: cut it")
             capacity = min(capacity, limit)
         capacity = max(capacity, prompt.shape[1])
-        budget = bucket(options.max_new_tokens)
         how = self._how(len(lengths) * options.num_beams * options.num_return_sequences)
         self._filled = False
         if how == "copies" and self._weights is None:
@@ -211,6 +225,8 @@ class Generator:
             if options.decoder_start_token_id is None:
                 raise ValueError("give prompts, or decoder_start_token_id for a decoder that reads an encoder")
             prompts = [[options.decoder_start_token_id]] * len(source["token_ids"])
+        if source is not None and len(prompts) != len(source["token_ids"]):
+            raise ValueError(f"{len(prompts)} prompts for {len(source['token_ids'])} sources: give one for each")
         lengths = np.array([len(prompt) for prompt in prompts], "int32")
         if not len(lengths) or not lengths.min():
             raise ValueError("every prompt needs a token at least: begin it with the tokenizer's bos_id or eos_id")
@@ -328,4 +344,6 @@ def generate(
         >>> backbone, tokenizer = load_backbone("gpt2-folder")  # doctest: +SKIP
         >>> generate(backbone, [[15496]], GenerationOptions(max_new_tokens=20)).tokens  # doctest: +SKIP
     """
+    if options is not None:
+        options.warn_of_unused()
     return generator_of(backbone).generate(prompts, options, source=source)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 logger = logging.getLogger("aillm_tf")
@@ -136,7 +137,7 @@ class GenerationOptions:
         return "beam" if self.num_beams > 1 else "contrastive" if self.penalty_alpha else "sample"
 
     def replace(self, **changes) -> GenerationOptions:
-        """The options with some changed.
+        """The options with some changed; one of these that changes nothing beside the others is named in the log.
 
         Raises:
             TypeError: an option that there is not.
@@ -145,7 +146,30 @@ class GenerationOptions:
         unknown = sorted(set(changes) - known)
         if unknown:
             raise TypeError(f"unknown generation options {unknown}: known are {', '.join(sorted(known))}")
-        return dataclasses.replace(self, **changes)
+        made = dataclasses.replace(self, **changes)
+        made.warn_of_unused(changes)
+        return made
+
+    def warn_of_unused(self, given: Iterable[str] | None = None) -> None:
+        """Names in the log, once each, what was set and has no effect.
+
+        Args:
+            given: names of the options that somebody asked for; None: all. Those of a checkpoint nobody asked for.
+        """
+        unused = {}
+        if not self.temperature:
+            drawing = ("top_p", "min_p", "typical_p", "seed", *(["top_k"] if self.strategy != "contrastive" else []))
+            unused = dict.fromkeys(drawing, "give a temperature above 0, without which nothing is drawn")
+        if self.num_beams == 1:
+            unused["early_stopping"] = "give num_beams above 1"
+        if self.num_beam_groups == 1:
+            unused["diversity_penalty"] = "give num_beam_groups above 1"
+        elif not self.diversity_penalty:
+            unused["num_beam_groups"] = "give a diversity_penalty, without which all groups find the same"
+        changed = self.changed()
+        for name in unused if given is None else given:
+            if name in unused and name in changed:
+                _warn(f"{name} {changed[name]} has no effect: {unused[name]}")
 
     def changed(self) -> dict[str, Any]:
         """The options that are not the default, as JSON can hold them."""
@@ -225,3 +249,8 @@ _LEAST = {
 
 def _jsonable(value):
     return [_jsonable(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+@functools.cache  # once for a message
+def _warn(message: str) -> None:
+    logger.warning(message)

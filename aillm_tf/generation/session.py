@@ -94,7 +94,9 @@ class ChatSession:
         yield from stream_text(ids, self._task.target_tokenizer, options.stop_ids, options.stop_strings)
 
     def _ids(self, prompts, source, options) -> Iterator[int]:
-        generator, past = self._task.generator, None if source is not None else self._past
+        generator = self._task.generator
+        known = source is None and generator.draft is None  # what goes on from an earlier turn
+        past, before = self._past if known else None, 0
         state: State | None = None
         while state is None or not bool(state.done[0]):
             with self._task.inference_precision():  # not while the caller has the word
@@ -102,5 +104,7 @@ class ChatSession:
                     state, _ = generator.start(prompts, options, source=source, past=past)
                 else:
                     state = generator.advance(state, options, 1)
-            self._past = None if source is not None else state
-            yield int(state.history.tokens[0, int(state.history.length[0]) - 1])
+            self._past = state if known else None
+            count, length = int(state.history.count[0]), int(state.history.length[0])
+            yield from state.history.tokens[0, length - count + before : length].numpy().tolist()
+            before = count

@@ -23,6 +23,16 @@ from aillm_tf.generation.processors import History, process
 STREAMS = 64  # numbers that a row may draw for one token
 
 
+def check(backbone, draft, guesses: int) -> None:
+    """Raises ValueError where a draft cannot guess for a backbone."""
+    large, small = (x.config.decoder_vocab_size or x.config.vocab_size for x in (backbone, draft))
+    if large != small:
+        raise ValueError(f"the draft scores {small} tokens, the model {large}: a draft needs the model's vocabulary")
+    most = (STREAMS - 1) // 3  # a guess takes three numbers, and the token after the last one a number more
+    if not 1 <= guesses <= most:
+        raise ValueError(f"guesses is {guesses}: give 1 to {most}")
+
+
 def start(draft, backbone, prompt, lengths, source, capacity, budget, options, numbers) -> State:
     """The state after the first token, which the large model chooses."""
     state = loop.start_sample(backbone, prompt, lengths, source, capacity, budget, options, numbers)

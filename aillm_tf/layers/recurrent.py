@@ -64,20 +64,22 @@ class LSTM(Layer):
         # of all tokens at once: what is left for the loop is one matmul of the state
         inputs = ops.matmul(ops.reshape(self.cast(x), (-1, x.shape[-1])), self.cast(cell.kernel)) + self.cast(cell.bias)
         inputs = ops.transpose(ops.reshape(inputs, (batch, length, 4 * self.units)), (1, 0, 2))
-        kept = ops.ones((length, batch, 1), self.compute_dtype)
-        if starts is not None:
+        if starts is not None:  # in one tensor with the inputs: over two, `ops.scan` needs to know their length
             kept = self.cast(ops.logical_not(ops.transpose(starts)))[..., None]
+            inputs = ops.concatenate([inputs, kept], axis=-1)
 
         def step(state, token):
-            (h, c), (z, keep) = state, token
-            i, f, g, o = ops.split(z + ops.matmul(h * keep, recurrent), 4, axis=-1)
-            c = ops.sigmoid(f) * (c * keep) + ops.sigmoid(i) * ops.tanh(g)
+            (h, c), z = state, token[..., : 4 * self.units]
+            if starts is not None:
+                h, c = (x * token[..., 4 * self.units :] for x in (h, c))
+            i, f, g, o = ops.split(z + ops.matmul(h, recurrent), 4, axis=-1)
+            c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
             h = ops.sigmoid(o) * ops.tanh(c)
             return (h, c), (h, c)
 
         state = self.cast(hidden), self.cast(memory)
-        if length == 1:
-            _, after = step(state, (inputs[0], kept[0]))
+        if x.shape[1] == 1:  # the static length: that of an export's prompts is a tensor
+            _, after = step(state, inputs[0])
             return tuple(x[:, None] for x in after)
-        _, after = ops.scan(step, state, (inputs, kept))
+        _, after = ops.scan(step, state, inputs)
         return tuple(ops.transpose(x, (1, 0, 2)) for x in after)

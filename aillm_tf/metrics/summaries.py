@@ -16,7 +16,12 @@ from collections.abc import Sequence
 from aillm_tf.metrics.bootstrap import Tally, mean_tally
 from aillm_tf.metrics.translation import CHINESE, check_rows
 
-SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=\S)|(?<=[。!?;])[”’」』)]*(?=\S)|\n+")
+# Punctuation with a space behind it; Chinese punctuation, or half-width one behind a Chinese character; a line's end.
+SENTENCE = re.compile(
+    r"[.!?][\"')\]]*\s+"
+    r"|(?:[。！？；]|(?<=[\u4e00-\u9fff])[!?;])[。！？；!?;…]*[”’」』）)]*(?![。！？；!?;…”’」』）)，、,])"
+    r"|\n+"
+)
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 logger = logging.getLogger("aillm_tf")
@@ -28,8 +33,8 @@ def sentences(text: str) -> list[str]:
     Example:
         >>> sentences("It rained. Was it cold? Yes!")
         ['It rained.', 'Was it cold?', 'Yes!']
-        >>> sentences("今天下雨。很冷!")
-        ['今天下雨。', '很冷!']
+        >>> sentences("今天下雨。很冷！")
+        ['今天下雨。', '很冷！']
     """
     ends = [match.end() for match in SENTENCE.finditer(text)]
     parts = [text[start:end].strip() for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]

@@ -40,7 +40,7 @@ class CausalLM(GenerativeTask):
         **options: of `GenerativeTask`.
 
     Raises:
-        ValueError: a `prefix_lm` with LSTM layers.
+        ValueError: a `prefix_lm` with LSTM layers, or the config of an encoder-decoder.
 
     Example:
         >>> model = CausalLM.from_pretrained("hf:openai-community/gpt2")  # doctest: +SKIP
@@ -61,6 +61,11 @@ class CausalLM(GenerativeTask):
         z_loss: float = 0.0,
         **options,
     ):
+        if config.decoder_layers:
+            raise ValueError(
+                f"{type(self).__name__} is of a decoder alone; an encoder-decoder reads one text and writes another: "
+                "take SequenceToSequence, Translation, Summarization or DialogueResponses"
+            )
         if prefix_lm and config.cell == "lstm":
             raise ValueError("an LSTM reads from left to right only: prefix_lm needs attention")
         if not 0.0 <= label_smoothing < 1.0:

@@ -12,7 +12,7 @@ from aillm_tf.data.parallel import Parallel
 from aillm_tf.data.pipeline import Dataset
 from aillm_tf.tasks.base import Task
 from aillm_tf.tasks.conversational import Asked, Conversational, fitting, messages_of, read, stripped
-from aillm_tf.tasks.generative import GraphTexts
+from aillm_tf.tasks.generative_graph import GraphTexts
 from aillm_tf.tasks.sequence_to_sequence import SequenceToSequence
 
 USER = "user: "
@@ -27,6 +27,9 @@ class DialogueResponses(Conversational, SequenceToSequence):
         config, tokenizer: see `SequenceToSequence`.
         **options: of `SequenceToSequence`, all but `prefix`.
 
+    Raises:
+        ValueError: a prefix, and see `SequenceToSequence`.
+
     Example:
         >>> model = DialogueResponses.from_pretrained("bart-base", max_length=256)  # doctest: +SKIP
         >>> model.answer([[{"role": "user", "content": "Hello"}]], num_beams=4)  # doctest: +SKIP
@@ -35,6 +38,11 @@ class DialogueResponses(Conversational, SequenceToSequence):
     Reference:
         Roller et al. 2021, Recipes for Building an Open-Domain Chatbot, arXiv:2004.13637.
     """
+
+    def __init__(self, config, tokenizer, **options):
+        if options.get("prefix"):
+            raise ValueError(f"a conversation is read without a prefix: leave prefix={options['prefix']!r} out")
+        super().__init__(config, tokenizer, **options)
 
     def options(self) -> dict:
         return {name: value for name, value in super().options().items() if name != "prefix"}
@@ -51,7 +59,7 @@ class DialogueResponses(Conversational, SequenceToSequence):
         return Task.features(self, [self.source_text(messages_of(text)) for text in texts])
 
     def graph_tokenizer(self) -> tf.Module:
-        return GraphMessages(Task.graph_tokenizer(self), self)
+        return GraphMessages(self)
 
     def dataset(
         self,

@@ -7,26 +7,34 @@ A subclass gives, besides what `Task` asks for:
   - `start_id`: of an encoder-decoder, the token that its decoder begins with.
 Where that is not enough it overrides `features` (texts to ids on the host), `graph_tokenizer` (the same as ops) and
 `prompts` (ids to what the decoder goes on from; in TensorFlow, for both).
+
+A decoder reads a text to its end, further than `max_length`, which is that of training rows: up to the positions that
+the checkpoint has. Of a longer text it reads the end, see `newest`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from aillm_tf.data.rows import around
 from aillm_tf.generation import beam, loop
 from aillm_tf.generation.generator import STRATEGIES, Generated, Generator
 from aillm_tf.generation.options import GenerationOptions
 from aillm_tf.generation.stream import first_stop, stream_text, tokens_until_stop
 from aillm_tf.models.encoder_decoder import EncoderDecoder
 from aillm_tf.tasks.base import Task
+from aillm_tf.tasks.generative_graph import GraphTexts, open_rows
 from aillm_tf.training.strategy import on_jax
 
 STEPS = 16  # between two looks for stop strings
+
+logger = logging.getLogger("aillm_tf")
 
 
 class GenerativeTask(Task):
@@ -56,7 +64,12 @@ class GenerativeTask(Task):
         return {**super().options(), "generation": self.generation.changed()}
 
     def generation_options(self, **changes) -> GenerationOptions:
-        """The task's options with some changed, and with the tokens that this task begins and ends texts with."""
+        """The task's options with some changed, and with the tokens that this task begins and ends texts with.
+
+        A temperature that is given asks for a draw, also of a task that answers by a search.
+        """
+        if changes.get("temperature") and "num_beams" not in changes:
+            changes = {"num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0.0, **changes}
         options = self.generation.replace(**changes)
         if options.stop_ids is None:
             tokenizer = self.target_tokenizer
@@ -68,14 +81,28 @@ class GenerativeTask(Task):
 
     # What it goes on from -------------------------------------------------------------------------------------
 
+    @property
+    def read_length(self) -> int | None:
+        """Tokens of a text that are read, what the tokenizer puts around it included; None: all."""
+        return self.max_length if isinstance(self.backbone, EncoderDecoder) else None
+
     def features(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        return super().features([self.prefix + text for text in texts] if self.prefix else texts, pairs)
+        """See `Task.features`; for a decoder also "lengths" (texts,) int32: padding may be a token that texts have."""
+        texts = [self.prefix + text for text in texts] if self.prefix else texts
+        if isinstance(self.backbone, EncoderDecoder):
+            return super().features(texts, pairs)
+        rows = open_rows(self.tokenizer, texts, self.read_length)
+        lengths = np.array([len(row) for row in rows], "int32")
+        filled = [np.pad(row, (0, lengths.max() - len(row)), constant_values=self.tokenizer.pad_id) for row in rows]
+        ids = np.array(filled, "int32").reshape(len(rows), lengths.max())
+        return {"token_ids": ids, "segment_ids": np.zeros_like(ids), "lengths": lengths}
 
     def prompts(self, features: dict, options: GenerationOptions) -> tuple[tf.Tensor, tf.Tensor, dict | None]:
         """What the decoder goes on from.
 
         Args:
-            features: "token_ids" (rows, places) int32, as `features` and `graph_tokenizer` give them.
+            features: "token_ids" (rows, places) int32, and "lengths" (rows,), as `features` and `graph_tokenizer` give
+                them; without lengths, of callers that tokenize themselves, padding at the end does not count.
             options: how it is decoded.
 
         Returns:
@@ -88,14 +115,32 @@ class GenerativeTask(Task):
             ones = tf.ones(tf.shape(ids)[:1], tf.int32)
             valid = tf.cast(ids != self.tokenizer.pad_id, tf.int32)
             return ones[:, None] * options.decoder_start_token_id, ones, {"token_ids": ids, "valid": valid}
-        # without what the tokenizer puts after a text, which would end it before it goes on
         ids = tf.pad(ids, [[0, 0], [0, tf.maximum(1 - tf.shape(ids)[1], 0)]], constant_values=self.tokenizer.pad_id)
         places = tf.range(tf.shape(ids)[1])[None]
-        lengths = tf.reduce_max(tf.where(ids != self.tokenizer.pad_id, places + 1, 0), axis=1, keepdims=True)
-        lengths = tf.maximum(lengths - _after_text(self.tokenizer), 0)
+        lengths = features.get("lengths")
+        if lengths is None:
+            lengths = tf.reduce_max(tf.where(ids != self.tokenizer.pad_id, places + 1, 0), axis=1)
         # nothing at all goes on from the token that begins texts
-        ids = tf.where((lengths == 0) & (places == 0), _first(self.tokenizer), ids)
-        return ids, tf.maximum(lengths[:, 0], 1), None
+        ids = tf.where((lengths[:, None] == 0) & (places == 0), _first(self.tokenizer), ids)
+        return ids, tf.maximum(lengths, 1), None
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens that a decoder goes on from."""
+        return max(self.config.max_length, self.max_length)
+
+    def newest(self, ids: tf.Tensor, lengths: tf.Tensor, new_tokens) -> tuple[tf.Tensor, tf.Tensor]:
+        """Prompts, of which those longer than `longest_prompt` keep their first special tokens and their end.
+
+        Args:
+            ids, lengths: what `prompts` gave for a decoder.
+            new_tokens: for so many there is room after a prompt that was cut, but half of the places are the prompt's.
+        """
+        longest = self.longest_prompt
+        kept = tf.where(lengths > longest, tf.maximum(longest - new_tokens, (longest + 1) // 2), lengths)
+        places = tf.range(tf.reduce_max(kept))[None]
+        places = tf.where(places < len(around(self.tokenizer)[0]), places, places + (lengths - kept)[:, None])
+        return tf.gather(ids, tf.minimum(places, tf.shape(ids)[1] - 1), axis=1, batch_dims=1), kept
 
     # Answers --------------------------------------------------------------------------------------------------
 
@@ -115,6 +160,25 @@ class GenerativeTask(Task):
         if self._generator is None:
             self._generator = Generator(self.backbone)
         return self._generator
+
+    def use_draft(self, draft: GenerativeTask, guesses: int = 4) -> None:
+        """From here on let a small model guess tokens, of which this one checks several at once; texts stay its own.
+
+        Args:
+            draft: a decoder with the same tokenizer, as this one is.
+            guesses: tokens that it guesses at once.
+
+        Raises:
+            ValueError: an encoder-decoder, another tokenizer or vocabulary, or a number of guesses that cannot be.
+
+        Reference:
+            Leviathan et al. 2023, arXiv:2211.17192.
+        """
+        if self.config.decoder_layers or draft.config.decoder_layers:
+            raise ValueError("a draft is a decoder that guesses for a decoder, and one of the two has an encoder")
+        if draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise ValueError("the draft has another tokenizer than the model, whose tokens it is to guess")
+        self._generator = Generator(self.backbone, draft=draft.backbone, guesses=guesses)
 
     def answer(self, texts: Sequence[str], batch_size: int = 32, **options) -> list[dict]:
         """Write a text for every text.
@@ -203,6 +267,17 @@ class GenerativeTask(Task):
         """What a `Generator` goes on from: the prompt of every text, and the source of an encoder or None."""
         features = {name: tf.constant(array) for name, array in self.features(texts).items()}
         ids, lengths, source = self.prompts(features, options)
+        if source is None:
+            cut = int(tf.reduce_sum(tf.cast(lengths > self.longest_prompt, tf.int32)))
+            if cut:
+                logger.warning(
+                    "%d of %d prompts are longer than the model's %d tokens: they are gone on from their ends alone",
+                    cut,
+                    len(texts),
+                    self.longest_prompt,
+                )
+            guesses = self.generator.guesses if self.generator.draft is not None else 0
+            ids, lengths = self.newest(ids, lengths, options.max_new_tokens + guesses)
         prompts = loop.trimmed(ids.numpy(), lengths.numpy())
         return prompts, None if source is None else {name: tensor.numpy() for name, tensor in source.items()}
 
@@ -230,7 +305,7 @@ class GenerativeTask(Task):
     # Serving --------------------------------------------------------------------------------------------------
 
     def graph_tokenizer(self) -> tf.Module:
-        return GraphTexts(super().graph_tokenizer(), self)
+        return GraphTexts(self)
 
     def answer_tensors(self, features: dict, numbers: Mapping[str, tf.Tensor] | None = None) -> dict:
         """New tokens as tensors: "token_ids" (rows, tokens) filled up with padding, "lengths" and "score" (rows,)."""
@@ -238,6 +313,8 @@ class GenerativeTask(Task):
         numbers = loop.numbers_of(options) if numbers is None else numbers
         prompt, lengths, source = self.prompts(features, options)
         budget = numbers["max_new_tokens"]
+        if source is None:
+            prompt, lengths = self.newest(prompt, lengths, budget)
         limit = loop.position_limit(self.backbone)
         capacity = tf.shape(prompt)[1] + budget
         capacity = capacity if limit is None else tf.minimum(capacity, limit)
@@ -283,10 +360,14 @@ class GenerativeTask(Task):
             return self.answer_tensors({"token_ids": token_ids, "segment_ids": segment_ids})
 
         def with_options(text, **given):
+            asked = given["max_new_tokens"]
+            least = tf.debugging.assert_positive(asked, "max_new_tokens: give at least 1")
+            with tf.control_dependencies([least]):
+                given["max_new_tokens"] = tf.identity(asked)
             return texts(self.answer_tensors(tokenizer(text), {**loop.numbers_of(options), **given}))
 
         found = {"serving_default": (serving_default, text), "tokens": (tokens, ids)}
-        return found if options.strategy == "contrastive" else {**found, "options": (with_options, {**text, **scalars})}
+        return {**found, "options": (with_options, {**text, **scalars})} if _takes_options(options) else found
 
     def without_stop(self, found: dict) -> tf.RaggedTensor:
         """The new tokens of `answer_tensors` without the one that ended the text."""
@@ -298,7 +379,8 @@ class GenerativeTask(Task):
 
     def signature_requests(self, columns: dict[str, list[str]]) -> dict[str, dict[str, list]]:
         requests, options = super().signature_requests(columns), self.generation_options()
-        if options.strategy == "contrastive":
+        requests["tokens"].pop("lengths", None)
+        if not _takes_options(options):
             return requests
         return {**requests, "options": {**columns, **{name: getattr(options, name) for name in SCALARS}}}
 
@@ -329,37 +411,15 @@ SCALARS = {
 }
 
 
-class GraphTexts(tf.Module):
-    """A task's texts to ids, and ids to texts, as TensorFlow ops."""
-
-    def __init__(self, source: tf.Module, task: GenerativeTask):
-        super().__init__()
-        from aillm_tf.text.graph import graph_tokenizer
-
-        same = task.target_tokenizer is task.tokenizer
-        self._source, self._prefix = source, task.prefix
-        self._target = source if same else graph_tokenizer(task.target_tokenizer, task.max_length)
-
-    def __call__(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._source(tf.strings.join([self._prefix, text]) if self._prefix else text)
-
-    def decode(self, ids: tf.RaggedTensor) -> tf.Tensor:
-        return self._target.decode(ids)
+def _takes_options(options: GenerationOptions) -> bool:
+    """Whether the export has the signature "options": its number of beams goes with neither of these."""
+    return options.strategy != "contrastive" and options.num_beam_groups == 1
 
 
 def _options(settings: Mapping[str, Any]) -> GenerationOptions:
     """Options from what `GenerationOptions.changed` wrote, or from a checkpoint's settings."""
     known = {field.name for field in dataclasses.fields(GenerationOptions)}
     return GenerationOptions(**settings) if set(settings) <= known else GenerationOptions.from_settings(settings)
-
-
-def _after_text(tokenizer) -> int:
-    """How many tokens the tokenizer puts after a text."""
-    none, some = (tokenizer.encode([text]).ids.tolist() for text in ("", "a"))
-    count = 0
-    while count < len(none) and none[-1 - count] == some[-1 - count]:
-        count += 1
-    return count
 
 
 def _first(tokenizer) -> int:

@@ -6,6 +6,7 @@ A row is source, prompt and target; only the target is learned. A source that is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,8 @@ from aillm_tf.data.rows import around
 from aillm_tf.generation.options import GenerationOptions
 from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.tasks.causal_lm import CausalLM
-from aillm_tf.tasks.generative import GraphTexts
+from aillm_tf.tasks.generative_graph import open_rows
+from aillm_tf.tasks.sequence_to_sequence import check_dropped
 from aillm_tf.tasks.text_scores import TextScores
 
 
@@ -60,8 +62,8 @@ class PromptedSummarization(TextScores, CausalLM):
         super().__init__(config, tokenizer, generation=generation, **options)
         before, after = around(tokenizer)
         self.before, self.after = len(before), len(after)
-        self.prompt_ids = self._without(self.before, [prompt])[0].tolist()
-        if self.source_length <= self.before + self.after:
+        self.prompt_ids = open_rows(tokenizer, [prompt])[0][self.before :].tolist()
+        if self.source_length <= self.before:
             raise ValueError(
                 f"max_length {self.max_length} leaves no room for a source beside {len(self.prompt_ids)} tokens of the "
                 f"prompt and {max_target_length} of the summary"
@@ -89,17 +91,9 @@ class PromptedSummarization(TextScores, CausalLM):
 
     # What it goes on from -------------------------------------------------------------------------------------
 
-    def features(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        rows = self._without(0, texts, self.source_length)
-        longest = max(map(len, rows))
-        filled = [np.pad(row, (0, longest - len(row)), constant_values=self.tokenizer.pad_id) for row in rows]
-        ids = np.array(filled, "int32").reshape(len(rows), longest)
-        return {"token_ids": ids, "segment_ids": np.zeros_like(ids)}
-
-    def graph_tokenizer(self) -> tf.Module:
-        from aillm_tf.text.graph import graph_tokenizer
-
-        return GraphTexts(graph_tokenizer(self.tokenizer, self.source_length), self)
+    @property
+    def read_length(self) -> int:
+        return self.source_length + self.after
 
     def prompts(self, features: dict, options: GenerationOptions) -> tuple[tf.Tensor, tf.Tensor, dict | None]:
         ids, lengths, source = super().prompts(features, options)
@@ -119,6 +113,7 @@ class PromptedSummarization(TextScores, CausalLM):
         target: str = "target",
         on_bad: str = "raise",
         encoding_errors: str = "strict",
+        longer: Literal["cut", "drop"] = "cut",
         decode: int | None = 0,
         **batching,
     ) -> Dataset:
@@ -126,9 +121,13 @@ class PromptedSummarization(TextScores, CausalLM):
         if not isinstance(rows, Parallel):
             rows = read_parallel(rows, source=source, target=target, on_bad=on_bad, errors=encoding_errors)
         sources, targets = rows.pairs()
-        cut = self.before + self.max_target_length - 1 + self.after
-        ends = [np.append(ids, self.tokenizer.eos_id) for ids in self._without(self.before, targets, cut)]
-        starts = [np.concatenate([ids, self.prompt_ids]) for ids in self._without(0, sources, self.source_length)]
+        room = self.before + self.max_target_length - 1 + self.after
+        lengths = (self.read_length, room) if longer == "cut" else (None, None)
+        read, written = (open_rows(self.tokenizer, *side) for side in zip((sources, targets), lengths, strict=True))
+        if longer == "drop":
+            read, written = self._fitting(read, written)
+        ends = [np.append(ids[self.before :], self.tokenizer.eos_id) for ids in written]
+        starts = [np.concatenate([ids, self.prompt_ids]) for ids in read]
         # the weight of a place is that of the token after it
         weights = [
             np.repeat([0.0, 1.0, 0.0], [len(start) - 1, len(end), 1]) for start, end in zip(starts, ends, strict=True)
@@ -143,8 +142,11 @@ class PromptedSummarization(TextScores, CausalLM):
         data.texts = None if decode == 0 else rows.take(range(len(rows))[:decode])
         return data
 
-    def _without(self, before: int, texts: Sequence[str], max_length: int | None = None) -> list[np.ndarray]:
-        """Ids of every text without so many of what the tokenizer puts before it, and without what it puts after it."""
-        encoded = self.tokenizer.encode(texts, max_length=max_length)
-        rows = np.split(encoded.ids, encoded.offsets[1:-1])
-        return [row[before : len(row) - self.after] for row in rows]
+    def _fitting(self, read: list[np.ndarray], written: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Ids, without what the tokenizer puts after a text, of the pairs of which nothing would be cut."""
+        room = self.before + self.max_target_length - 1
+        fits = [
+            len(ids) <= self.source_length and len(target) <= room for ids, target in zip(read, written, strict=True)
+        ]
+        check_dropped(fits, self.source_length, self.max_target_length)
+        return tuple([ids for ids, fit in zip(side, fits, strict=True) if fit] for side in (read, written))

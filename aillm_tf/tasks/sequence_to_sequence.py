@@ -176,18 +176,7 @@ class SequenceToSequence(TextScores, TokenLoss, GenerativeTask):
         """Flat ids and offsets of the pairs that have no more tokens than the model reads and writes."""
         counts = [np.diff(offsets) for _, offsets in sides]
         fits = (counts[0] <= self.max_length) & (counts[1] <= self.max_target_length)
-        if not fits.any():
-            raise ValueError(
-                f"no pair fits into {self.max_length} source and {self.max_target_length} target tokens: allow more"
-            )
-        if not fits.all():
-            logger.warning(
-                "%d of %d pairs dropped: longer than %d source or %d target tokens",
-                len(fits) - fits.sum(),
-                len(fits),
-                self.max_length,
-                self.max_target_length,
-            )
+        check_dropped(fits, self.max_length, self.max_target_length)
         return [
             (ids[np.repeat(fits, count)], np.concatenate([[0], np.cumsum(count[fits])]))
             for (ids, _), count in zip(sides, counts, strict=True)
@@ -219,3 +208,21 @@ class SequenceToSequence(TextScores, TokenLoss, GenerativeTask):
             saved = json.loads((folder / "task.json").read_text(encoding="utf-8"))["options"]
             options |= {name: saved[name] for name in ("start_id",) if name in saved}
         return options
+
+
+def check_dropped(fits: Sequence[bool], source_length: int, target_length: int) -> None:
+    """Says how many pairs do not fit and are dropped.
+
+    Raises:
+        ValueError: no pair is left.
+    """
+    if not any(fits):
+        raise ValueError(f"no pair fits into {source_length} source and {target_length} target tokens: allow more")
+    if not all(fits):
+        logger.warning(
+            "%d of %d pairs dropped: longer than %d source or %d target tokens",
+            len(fits) - sum(fits),
+            len(fits),
+            source_length,
+            target_length,
+        )

@@ -52,7 +52,7 @@ def graph_tokenizer(tokenizer: Tokenizer, max_length: int, padding_side: str = "
         {"token_ids": (batch, longest) int32, "segment_ids": (batch, longest) int32}, padded with the pad token to the
         longest row of the batch and truncated exactly like `Tokenizer.encode`. Its method ``with_offsets`` adds where
         each token stands in its text, as `Tokenizer.encode_spans` says it; ``tokens_with_offsets`` does that for whole
-        texts without special tokens; ``decode`` turns ids back into text.
+        texts without special tokens, ``tokens`` without their places, too; ``decode`` turns ids back into text.
 
     Raises:
         NotImplementedError: for rules that the graph does not know; the rule is named.
@@ -146,6 +146,11 @@ class GraphTokenizer(tf.Module):
         """
         with tf.device("CPU:0"):
             return self._rows([self.tokens_with_offsets(text) for text in ([text] if pair is None else [text, pair])])
+
+    def tokens(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """Ids (texts, tokens) int32 of whole texts without special tokens around them."""
+        with tf.device("CPU:0"):
+            return self._tokens(text)
 
     def tokens_with_offsets(self, text: tf.Tensor) -> dict[str, tf.RaggedTensor]:
         """As `with_offsets`, (texts, tokens) int32 each, of whole texts without special tokens around them."""

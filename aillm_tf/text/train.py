@@ -13,6 +13,7 @@ Notable here:
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 
 import tokenizers
@@ -21,7 +22,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 from aillm_tf.text.backends import FAMILIES, Family, template
 from aillm_tf.text.tokenizer import Tokenizer
 
-__all__ = ["train_tokenizer"]
+__all__ = ["kept_tokenizer", "train_tokenizer"]
 
 SPECIAL_TOKENS = FAMILIES["bert"].roles
 _WRITER = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}
@@ -85,6 +86,20 @@ def train_tokenizer(
         raise ValueError(f"vocab_size={vocab_size} is too small: {kind} needs {smallest} tokens before it learns any")
     lowercase = use == "encoder" if lowercase is None else lowercase
     return TRAINERS[kind](texts, vocab_size, lowercase, min_frequency, family)
+
+
+def kept_tokenizer(folder: Path, texts: Iterable[str], **options) -> Tokenizer:
+    """The tokenizer in a folder of a run, where one that is resumed finds its own; at first it is trained.
+
+    Args:
+        folder: what does not exist yet appears whole or not at all.
+        texts, **options: of `train_tokenizer`.
+    """
+    if not folder.exists():
+        partial = folder.with_name(f"{folder.name}.part")
+        train_tokenizer(texts, **options).save(partial)
+        partial.replace(folder)
+    return Tokenizer.from_folder(folder)
 
 
 def _train_wordpiece(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any, Literal
 
 from aillm_tf.training.options import Training, batches, fit
@@ -79,11 +78,12 @@ class Decoding:
     length_penalty: float | None = None
     # no sequence of so many tokens comes twice
     no_repeat_ngram_size: int | None = None
-    # longest text, in tokens; by default model.max_target_length
+    # longest text, in tokens; by default the checkpoint's, or model.max_target_length where it has none
     max_new_tokens: int | None = None
     # sources decoded at once
     batch_size: int = 64
-    # of so many validation sources the target is written and scored after every epoch, too
+    # of so many validation sources the target is written and scored after every epoch, too, with the options above, so
+    # that beams make every epoch longer
     validation_rows: int = 0
     # shown in the report
     examples: int = 20
@@ -139,8 +139,14 @@ def read_splits(data: Data, seed: int) -> Splits:
 
 
 def build(task: type, model: Model, training: Training, rows, run, **options):
-    """The task: pretrained, or from scratch with tokenizers of its own, which are kept in the run directory."""
+    """The task: pretrained, or from scratch with tokenizers of its own, which are kept in the run directory.
+
+    Raises:
+        FileNotFoundError: no such model or tokenizer.
+        ValueError: one tokenizer for two vocabularies, or a preset without a decoder that reads a source.
+    """
     import aillm_tf as ai
+    from aillm_tf.text.train import kept_tokenizer
 
     options |= {
         "max_length": model.max_length,
@@ -155,13 +161,18 @@ def build(task: type, model: Model, training: Training, rows, run, **options):
         return task.from_pretrained(model.init, **options, **changes)
     sources, targets = rows.pairs()
     sides = {"tokenizer": [*sources, *targets]} if model.joint else {"tokenizer": sources, "target_tokenizer": targets}
-    tokenizers = {}
-    for name, texts in sides.items():
-        folder = Path(model.tokenizer) if model.tokenizer else run.directory / name
-        if not folder.exists():  # a resumed run goes on with its own
-            kind = {"kind": model.tokenizer_kind, "vocab_size": model.vocab_size, "use": "seq2seq"}
-            ai.train_tokenizer(texts, **kind).save(folder)
-        tokenizers[name] = ai.Tokenizer.from_folder(folder)
+    if model.tokenizer and not model.joint:
+        raise ValueError(
+            "model.tokenizer is one for both sides, and model.joint is false: leave model.tokenizer out, and each side "
+            "gets its own, or leave model.joint true"
+        )
+    learned = {"kind": model.tokenizer_kind, "vocab_size": model.vocab_size, "use": "seq2seq"}
+    tokenizers = {
+        name: ai.Tokenizer.from_folder(model.tokenizer)
+        if model.tokenizer
+        else kept_tokenizer(run.directory / name, texts, **learned)
+        for name, texts in sides.items()
+    }
     if not model.joint:
         changes["decoder_vocab_size"] = tokenizers["target_tokenizer"].vocab_size
     shape = ai.preset(model.preset, tokenizers["tokenizer"].vocab_size, **changes)
@@ -197,6 +208,10 @@ def train(
     if average > 1 and (training.restore_best or training.ema):
         raise ValueError(f"average={average} is in place of training.restore_best and training.ema: give one of them")
     training = dataclasses.replace(training, keep=max(training.keep, average))
+    # before training, so that validation, which may choose the best checkpoint, writes as the final score does
+    names = ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens")
+    given = {name: getattr(decoding, name) for name in names}
+    model.generation = model.generation.replace(**{name: v for name, v in given.items() if v is not None})
     rows = batches(model, splits.train, training, **({"longer": "drop"} if data.longer == "drop" else {}))
     size = {"batch_size": training.batch_size, "tokens_per_batch": training.tokens_per_batch}
     validation = splits.validation and model.dataset(splits.validation, decode=decoding.validation_rows, **size)
@@ -208,9 +223,6 @@ def train(
             variable.assign(averaged.weights[name])
         facts["averaged_steps"] = averaged.steps
         print(f"taken: the mean of the weights of the steps {', '.join(map(str, averaged.steps))}")
-    given = {name: getattr(decoding, name) for name in ("num_beams", "length_penalty", "no_repeat_ngram_size")}
-    given["max_new_tokens"] = decoding.max_new_tokens
-    model.generation = model.generation.replace(**{name: v for name, v in given.items() if v is not None})
     model.save(run.model_folder)
     facts["generation"] = {name: str(value) for name, value in model.generation.changed().items()}
     return facts

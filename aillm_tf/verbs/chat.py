@@ -12,7 +12,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
 from aillm_tf.verbs import positive
 
@@ -38,7 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     given = {option: getattr(arguments, name) for name, option in OPTIONS.items()}
     given = {option: value for option, value in given.items() if value is not None}
-    session = ChatSession(load_dialogue(arguments.model), system=arguments.system)
+    task = load_dialogue(arguments.model)
+    task.generation_options(**given)  # what does not go together is refused before the first message
+    session = ChatSession(task, system=arguments.system)
     lines = Lines()
     while (line := lines.next()) is not None:
         if line == "/exit":
@@ -62,16 +63,16 @@ def load_dialogue(source: str):
         source: what the user named: a run or a saved model, or any decoder.
 
     Raises:
+        FileNotFoundError: a run whose training has not come to its end.
         ValueError: the model does not answer.
     """
     import aillm_tf
     from aillm_tf.tasks.conversational import Conversational
     from aillm_tf.tasks.dialogue import Dialogue
-    from aillm_tf.verbs.models import find_model
+    from aillm_tf.verbs.models import find_model, is_ours
     from aillm_tf.weights.sources import open_source
 
-    saved = [Path(source, *parts) for parts in (("model",), ("pretrained", "model"), ())]
-    if any((folder / "task.json").is_file() for folder in saved):
+    if is_ours(source):
         task = aillm_tf.load(find_model(source, exports=False))
         if isinstance(task, Conversational):
             return task

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from contextlib import nullcontext
-from pathlib import Path
 
 from aillm_tf.verbs import positive
 from aillm_tf.verbs.predict import CHUNK, read_lines
@@ -51,6 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--texts", type=positive, metavar="N", help="so many texts for each prompt")
     add("--stop", nargs="+", metavar="TEXT", help="end before any of these")
     add("--seed", type=int, metavar="N", help="of draws (default: 0)")
+    add("--draft", metavar="FOLDER", help="small model of the same tokenizer, which guesses ahead; not with beams")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     given = {option: value for option, value in given.items() if value is not None}
     task = load_task(arguments.model)
     options = task.generation_options(**given)
+    if arguments.draft:
+        task.use_draft(load_task(arguments.draft))
     if arguments.output or options.num_beams > 1 or options.num_return_sequences > 1:
         with open(arguments.output, "w", encoding="utf-8") if arguments.output else nullcontext() as output:
             for start in range(0, len(prompts), CHUNK):
@@ -82,14 +84,14 @@ def load_task(source: str):
         source: what the user named.
 
     Raises:
+        FileNotFoundError: a run whose training has not come to its end.
         ValueError: the model writes no text.
     """
     import aillm_tf
     from aillm_tf.tasks.generative import GenerativeTask
-    from aillm_tf.verbs.models import find_model
+    from aillm_tf.verbs.models import find_model, is_ours
 
-    saved = [Path(source, *parts) for parts in (("model",), ("pretrained", "model"), ())]
-    if any((folder / "task.json").is_file() for folder in saved):
+    if is_ours(source):
         task = aillm_tf.load(find_model(source, exports=False))
     else:
         from aillm_tf.tasks.causal_lm import CausalLM

@@ -7,6 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def is_ours(path: str) -> bool:
+    """Whether a folder is a run, of which training may not have come to its end, or a saved model."""
+    root = Path(path)
+    run = (root / "config.yaml").is_file() and not (root / "config.json").is_file()
+    return run or any((folder / "task.json").is_file() for folder in _saved(root))
+
+
 def find_model(path: str, exports: bool = True) -> Path:
     """The folder to load inside a run, a saved model or an export (whose newest version is taken).
 
@@ -21,7 +28,7 @@ def find_model(path: str, exports: bool = True) -> Path:
         FileNotFoundError: what was looked for and what to do.
     """
     root = Path(path)
-    for folder in (root / "model", root / "pretrained" / "model", root):
+    for folder in _saved(root):
         if (folder / "task.json").is_file():
             return folder
     versions = sorted((p for p in root.glob("*/saved_model.pb") if p.parent.name.isdigit()), key=_version)
@@ -76,6 +83,11 @@ def answerer(folder: Path) -> Callable[[list[str]], list[dict]]:
 
     from_export.loaded = loaded  # the signature does not keep its variables alive
     return from_export
+
+
+def _saved(root: Path) -> tuple[Path, ...]:
+    """Where a saved model may be in a folder."""
+    return root / "model", root / "pretrained" / "model", root
 
 
 def _version(file: Path) -> int:

@@ -138,6 +138,13 @@ def test_a_stream_gives_the_tokens_one_by_one(generator):
     assert [row[row >= 0].tolist() for row in steps] == rows(generator.generate(PROMPTS, options))
 
 
+def test_prompts_of_one_bucket_share_a_graph(decoder):
+    generator = Generator(decoder, compiler="graph")
+    for length in (9, 16):
+        generator.start([[1] * length], STRATEGIES["greedy"])
+    assert generator.compiled == 1
+
+
 def test_a_text_ends_where_the_positions_do(make_backbone):
     backbone = make_backbone(position="learned", max_length=12)
     found = Generator(backbone, compiler="graph").generate([[1, 2, 3], [4] * 12], GenerationOptions(max_new_tokens=20))
@@ -153,6 +160,19 @@ def test_a_prompt_longer_than_the_positions_is_refused(make_backbone):
 def test_a_prompt_without_tokens_is_refused(generator):
     with pytest.raises(ValueError, match="every prompt needs a token"):
         generator.generate([[1], []])
+
+
+def test_as_many_prompts_as_sources_are_needed(make_backbone):
+    backbone = make_backbone(decoder_layers=1)
+    with pytest.raises(ValueError, match="2 prompts for 1 sources"):
+        Generator(backbone).generate([[1], [2]], source={"token_ids": np.array([[1, 2]])})
+
+
+@pytest.mark.slow
+def test_contrastive_search_among_more_tokens_than_there_are_is_among_all(generator):
+    options = STRATEGIES["contrastive"]
+    more, every = (generator.generate(PROMPTS[:1], options.replace(top_k=k)) for k in (1000, 30))
+    assert rows(more) == rows(every)
 
 
 def test_a_ring_of_slots_gives_what_a_whole_cache_gives(make_backbone, monkeypatch):

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from aillm_tf.generation import GenerationOptions
+from aillm_tf.generation.options import _warn
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,33 @@ def test_settings_that_are_not_supported_are_named(caplog):
     with caplog.at_level(logging.WARNING):
         GenerationOptions.from_settings({"guidance_scale": 2.0, "use_cache": True})
     assert "guidance_scale" in caplog.text and "use_cache" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"top_p": 0.9}, "top_p 0.9 has no effect: give a temperature"),
+        ({"seed": 3, "num_beams": 2}, "seed 3 has no effect: give a temperature"),
+        ({"top_k": 5}, "top_k 5 has no effect: give a temperature"),
+        ({"diversity_penalty": 0.5, "num_beams": 2}, "diversity_penalty 0.5 has no effect: give num_beam_groups"),
+        ({"num_beams": 4, "num_beam_groups": 2}, "num_beam_groups 2 has no effect: give a diversity_penalty"),
+        ({"early_stopping": True}, "early_stopping True has no effect: give num_beams"),
+        ({"top_k": 5, "penalty_alpha": 0.5}, None),
+        ({"top_p": 0.9, "seed": 3, "temperature": 1.0}, None),
+        ({"top_p": 1.0, "seed": 0}, None),
+    ],
+)
+def test_an_option_without_effect_is_named_once(options, named, caplog):
+    _warn.cache_clear()
+    for _ in range(2):
+        GenerationOptions().replace(**options)
+    assert [record.getMessage()[: len(named)] for record in caplog.records] == [named] if named else not caplog.records
+
+
+def test_options_that_nobody_asked_for_are_not_named(caplog):
+    _warn.cache_clear()
+    GenerationOptions.from_settings({"temperature": 0.6, "top_p": 0.8}).replace(max_new_tokens=5)
+    assert not caplog.records
 
 
 def test_settings_survive_writing_and_reading():

@@ -83,6 +83,15 @@ def test_beams_are_answered_at_once(model):
 
 
 @pytest.mark.slow
+def test_a_draft_changes_no_answer(model):
+    drafted = dialogue(max_length=64, initializer_range=0.6)
+    drafted.use_draft(dialogue(max_length=64, initializer_range=0.6, seed=1))
+    session, plain = ChatSession(drafted), ChatSession(model)
+    for text in ASKED[:2]:
+        assert session.answer(text) == plain.answer(text)
+
+
+@pytest.mark.slow
 def test_an_encoder_decoder_reads_the_history_too():
     model = responses(initializer_range=0.6)
     session = ChatSession(model, messages=count("six"))

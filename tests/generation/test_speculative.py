@@ -42,6 +42,13 @@ def test_good_guesses_save_steps_of_the_large_model(guessed):
     assert (state.more["rounds"].numpy() < 0.7 * state.history.count.numpy()).any()
 
 
+def test_a_stream_has_every_token_that_was_kept(guessed):
+    drafted, options, state = guessed
+    steps = np.stack(list(drafted.stream(PROMPTS, options)), axis=1)
+    expected = [row.tolist() for row in drafted.read(state, 3, options).tokens]
+    assert [row[row >= 0].tolist() for row in steps] == expected
+
+
 @pytest.mark.slow
 def test_drawn_tokens_are_distributed_as_the_large_models(decoder, draft):
     """Chi-square of the first two tokens after the one that no guess precedes."""
@@ -80,3 +87,16 @@ def top(backbone, ids, k: int = 4) -> list[tuple[int, float]]:
 def test_beams_are_not_guessed(decoder, draft):
     with pytest.raises(ValueError, match="not beam search"):
         Generator(decoder, draft=draft).generate(PROMPTS, GenerationOptions(num_beams=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "guesses", "message"),
+    [
+        ({"vocab_size": 31}, 4, "the draft scores 31 tokens, the model 30"),
+        ({}, 0, "guesses is 0: give 1 to 21"),
+        ({}, 22, "guesses is 22: give 1 to 21"),
+    ],
+)
+def test_a_draft_that_cannot_guess_is_refused(changes, guesses, message, decoder, make_backbone):
+    with pytest.raises(ValueError, match=message):
+        Generator(decoder, draft=make_backbone(**changes), guesses=guesses)

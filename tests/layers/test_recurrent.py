@@ -50,6 +50,13 @@ def test_states_are_those_of_whole_rows(layer):
     np.testing.assert_allclose(layer.states(X, zeros, zeros)[0], layer(X), atol=1e-5)
 
 
+def test_rows_whose_length_a_graph_does_not_know_have_the_same_states(layer):
+    shapes = [tf.TensorSpec((None, None, INPUTS)), *[tf.TensorSpec((None, UNITS))] * 2]
+    states = tf.function(layer.states, autograph=False, input_signature=shapes)
+    for x in (X, X[:, :1]):
+        np.testing.assert_allclose(states(x, *[np.zeros((2, UNITS), "float32")] * 2)[0], layer(x), atol=1e-5)
+
+
 def test_a_row_goes_on_from_the_state_it_was_left_in(layer):
     hidden = memory = tf.zeros((2, UNITS))
     parts = []

@@ -46,8 +46,17 @@ def test_sentences_end_at_their_punctuation():
         "Why?",
         "No idea",
     ]
-    assert sentences("今天下雨。“走吧!”他说。") == ["今天下雨。", "“走吧!”", "他说。"]
+    assert sentences("今天下雨。“走吧！”他说；真的？！不") == ["今天下雨。", "“走吧！”", "他说；", "真的？！", "不"]
+    assert sentences("今天下雨。“走吧!”他说。") == ["今天下雨。", "“走吧!”", "他说。"]  # half-width
+    assert sentences("What?! No.") == ["What?!", "No."]
     assert sentences("  ") == []
+
+
+@pytest.mark.parametrize(
+    "text", ['"Go!", then he left.', "see http://x.org/?id=1 now", "a;b", "“走吧！”，他说。", "什么？！"]
+)
+def test_punctuation_within_a_sentence_does_not_end_it(text):
+    assert sentences(text) == [text]
 
 
 def test_the_lead_has_as_many_sentences_as_references_have_on_average():

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import aillm_tf
 from aillm_tf.cli import main
+from aillm_tf.training import text_to_text
+from aillm_tf.training.options import Training
 
 ENGLISH = ["the red house", "the old man", "a red dog", "the man", "an old house", "the dog"] * 4
 GERMAN = ["das rote haus", "der alte mann", "ein roter hund", "der mann", "ein altes haus", "der hund"] * 4
@@ -99,3 +102,46 @@ def test_a_folder_in_hugging_face_layout_is_fine_tuned_and_exported(name, recipe
     main(["train", recipe, *options, "--out", str(out)])
     assert report(out)["scores"]["loss"] < report(request.getfixturevalue(name))["scores"]["loss"]
     assert main(["export", str(out)]) == 0  # greedy and beams are compared in a fresh process
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.tokenizer", "runs/mistyped"], "runs/mistyped"),
+        (["--model.tokenizer", "runs/one", "--model.joint", "false"], "model.tokenizer is one for both sides"),
+    ],
+)
+def test_a_tokenizer_that_is_not_there_is_not_trained(options, message, pairs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["train", "translation", *pairs, *SCRATCH, *options, "--out", str(tmp_path / "run")])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_validation_writes_as_the_final_score_does(pairs, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(text_to_text, "fit", lambda model, *_, **__: found.append(model.generation.num_beams))
+    given = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    data = text_to_text.Data({side: given[f"--data.train.{side}"] for side in ("source", "target")})
+    splits, training = text_to_text.read_splits(data, 0), Training(dtype="float32")
+    run = SimpleNamespace(directory=tmp_path, model_folder=tmp_path / "model")
+    model = text_to_text.build(
+        aillm_tf.Translation, text_to_text.Model(preset="t5-tiny", vocab_size=300), training, splits.train, run
+    )
+    text_to_text.train(model, splits, data, training, text_to_text.Decoding(num_beams=3), run)
+    assert found == [3]
+
+
+@pytest.mark.slow
+def test_a_decoder_is_fine_tuned_without_the_pairs_that_are_too_long(articles, tmp_path, caplog):
+    folder, out = tmp_path / "gpt2", tmp_path / "run"
+    tokenizer = aillm_tf.train_tokenizer([*ENGLISH, "TL;DR:"] * 2, "bpe", 300, use="decoder")
+    config = aillm_tf.preset("gpt2-tiny", tokenizer.vocab_size)
+    aillm_tf.CausalLM(config, tokenizer, dtype="float32").save_huggingface(folder)
+    lengths = ["--model.max_length", "19", "--model.max_target_length", "5", "--data.longer", "drop"]
+    options = [*articles, "--model.init", str(folder), *lengths, *TRAINING, *BEAMS[:2], "--out", str(out)]
+    main(["train", "summarization", *options])
+    assert "pairs dropped: longer than" in caplog.text
+    found = report(out)
+    assert found["task"] == "PromptedSummarization" and {"rouge1", "loss"} <= set(found["scores"])

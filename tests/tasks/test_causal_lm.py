@@ -221,7 +221,34 @@ def test_generation_goes_on_as_the_lstm_alone_would(tokenizer):
     together = model.answer(prompts, max_new_tokens=6)
     assert together == [model.answer([prompt], max_new_tokens=6)[0] for prompt in prompts]
     beams = model.answer(prompts, max_new_tokens=6, num_beams=3)
-    assert all(b["text"] is not None for b in beams)
+    alone = [model.answer([prompt], max_new_tokens=6, num_beams=3)[0] for prompt in prompts]
+    assert [answer["text"] for answer in beams] == [answer["text"] for answer in alone]
+    np.testing.assert_allclose([a["score"] for a in beams], [a["score"] for a in alone], atol=1e-5)
+
+
+def test_the_last_token_of_a_text_is_gone_on_from_where_the_padding_ends_texts(tokenizer):
+    padding = aillm_tf.train_tokenizer(TEXTS, "bpe", 300, use="seq2seq").with_special_tokens(pad="</s>")
+    model, options = make(padding), make(padding).generation_options()
+    expected = [padding.encode([text]).ids[:-1].tolist() for text in TEXTS]  # without </s>
+    assert [prompt.tolist() for prompt in model.host_prompts(TEXTS, options)[0]] == expected
+    read = model.graph_tokenizer()(tf.constant(TEXTS))
+    for features in (read, {"token_ids": read["token_ids"]}):  # and as callers give ids
+        ids, lengths, _ = model.prompts(features, options)
+        assert [row[:n].tolist() for row, n in zip(ids.numpy(), lengths, strict=True)] == expected
+
+
+def test_an_encoder_decoder_is_refused(model):
+    with pytest.raises(ValueError, match="take SequenceToSequence"):
+        CausalLM(model.config.replace(decoder_layers=1), model.tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_an_export_answers_as_the_model(tokenizer, shape, tmp_path):
+    model = make(tokenizer, shape, generation={"max_new_tokens": 4})
+    texts = [*TEXTS, "", "seven " * 60]
+    facts = model.export(tmp_path / "1", check_texts=texts)
+    assert facts["checked"] == len(texts)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -189,6 +189,11 @@ def test_an_encoder_reads_the_newest_turns():
     assert len(model.tokenizer.encode([text]).ids) <= model.max_length
 
 
+def test_a_prefix_that_no_answer_would_read_is_refused():
+    with pytest.raises(ValueError, match="a conversation is read without a prefix"):
+        responses(prefix="chat: ")
+
+
 @pytest.mark.parametrize("make", [dialogue, responses])
 def test_it_is_saved_and_loaded(make, tmp_path):
     made = make()

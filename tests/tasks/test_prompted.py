@@ -9,13 +9,23 @@ from aillm_tf.tasks.prompted import PromptedSummarization
 SHAPE = {"hidden_size": 16, "layers": 1, "heads": 2, "ffn_size": 32, "norm_placement": "pre", "embedding_norm": False}
 
 
-@pytest.fixture(scope="module")
-def model(toy_pairs):
+def make(toy_pairs, use: str, **special) -> PromptedSummarization:
     texts = [text for side in toy_pairs().pairs() for text in side]
-    tokenizer = aillm_tf.train_tokenizer([*texts, "so:"], "bpe", 300, use="decoder")
+    tokenizer = aillm_tf.train_tokenizer([*texts, "so:"], "bpe", 300, use=use).with_special_tokens(**special)
     config = aillm_tf.TransformerConfig(vocab_size=300, max_length=32, dropout=0.0, attention_dropout=0.0, **SHAPE)
     options = {"max_length": 14, "max_target_length": 5, "dtype": "float32"}
     return PromptedSummarization(config, tokenizer, prompt=" so:", **options)
+
+
+@pytest.fixture(scope="module")
+def model(toy_pairs):
+    return make(toy_pairs, "decoder")
+
+
+@pytest.fixture(scope="module")
+def ending(toy_pairs):
+    """With a tokenizer that puts an end token, which is the padding, too, after texts."""
+    return make(toy_pairs, "seq2seq", pad="</s>")
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +74,50 @@ def test_answers_begin_behind_the_prompt_however_long_the_source(model):
         assert len(begun) <= model.max_length - model.max_target_length
 
 
-def test_the_graph_reads_texts_as_the_host_does(model):
+@pytest.mark.parametrize("name", ["model", "ending"])
+def test_the_graph_reads_texts_as_the_host_does(name, request):
+    model = request.getfixturevalue(name)
     options, tokenizer = model.generation_options(), model.graph_tokenizer()
     texts = ["one two", "six", "one two three four five six one two three four"]
     host, graph = (model.prompts(features, options) for features in (model.features(texts), tokenizer(texts)))
     np.testing.assert_array_equal(host[1], graph[1])
     for row, length in enumerate(host[1].numpy()):
         np.testing.assert_array_equal(host[0][row, :length], graph[0][row, :length])
+
+
+def test_a_text_is_read_to_its_last_token_where_the_tokenizer_ends_texts(ending):
+    options = ending.generation_options()
+    (prompt, other), _ = ending.host_prompts(["six", "one two three four five six one two three four"], options)
+    assert prompt.tolist() == [*ending.tokenizer.encode(["six"]).ids[:-1], *ending.prompt_ids]
+    assert len(other) == ending.max_length - ending.max_target_length
+
+
+def test_a_row_begins_as_the_prompt_of_an_answer(ending, toy_pairs):
+    pairs = toy_pairs(12)
+    data = ending.dataset(pairs, batch_size=4)
+    rows = np.split(data.columns["token_ids"].values, data.columns["token_ids"].offsets[1:-1])
+    prompts, _ = ending.host_prompts(pairs.sources, ending.generation_options())
+    assert all(row[: len(prompt)].tolist() == prompt.tolist() for row, prompt in zip(rows, prompts, strict=True))
+
+
+def test_pairs_that_would_be_cut_are_dropped_on_request(model, toy_pairs, caplog):
+    pairs = toy_pairs(12)
+    data = model.dataset(pairs, batch_size=4, longer="drop")
+    whole = [
+        len(model.tokenizer.encode([source]).ids) <= model.source_length
+        and len(model.tokenizer.encode([target[0]]).ids) <= model.max_target_length
+        for source, target in zip(pairs.sources, pairs.references, strict=True)
+    ]
+    assert len(data) == sum(whole) < len(pairs)
+    assert f"{len(pairs) - sum(whole)} of {len(pairs)} pairs dropped" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model", "ending"])
+def test_an_export_answers_as_the_model(name, request, tmp_path):
+    texts = ["one two", "six", "", "one two three four five six one two three four"]
+    facts = request.getfixturevalue(name).export(tmp_path / "1", check_texts=texts)
+    assert facts["checked"] == len(texts)
 
 
 def test_it_is_saved_and_loaded(model, tmp_path):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from aillm_tf.text.tokenizer import Tokenizer
-from aillm_tf.text.train import train_tokenizer
+from aillm_tf.text.train import kept_tokenizer, train_tokenizer
 
 CORPUS = [
     *(
@@ -194,3 +194,18 @@ def test_characters_are_the_same_after_saving_and_in_the_graph(characters, tmp_p
     assert mismatches(characters, texts) == []
     graph = graph_tokenizer(characters, 64)
     assert [text.decode() for text in graph.decode(graph(CHARACTERS)["token_ids"]).numpy()] == CHARACTERS
+
+
+def test_a_kept_tokenizer_is_trained_once_and_appears_whole(tmp_path, monkeypatch):
+    folder, texts = tmp_path / "tokenizer", ["one two three"] * 3
+
+    def torn(self, path):
+        path.mkdir()
+        raise OSError("disk full")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="disk full"):
+        broken.setattr(Tokenizer, "save", torn)
+        kept_tokenizer(folder, texts, kind="bpe", vocab_size=300)
+    assert not folder.exists()
+    kept = kept_tokenizer(folder, texts, kind="bpe", vocab_size=300)
+    assert kept_tokenizer(folder, ["other texts"], kind="bpe", vocab_size=400).fingerprint == kept.fingerprint
