@@ -84,8 +84,10 @@ class Parts:
 
     def band(self, number: int) -> np.ndarray:
         """(documents,) uint64, one band of every document."""
-        bands = [np.memmap(self.folder / f"{name}.bands", np.uint64, "r") for name in self.names]
         counts = np.diff(self.first)
+        paths = [self.folder / f"{name}.bands" for name in self.names]
+        # a part of which no document stayed is an empty file, which cannot be mapped
+        bands = [np.memmap(path, np.uint64, "r") if path.stat().st_size else np.zeros(0, np.uint64) for path in paths]
         return np.concatenate(
             [part[number * count : (number + 1) * count] for part, count in zip(bands, counts, strict=True)]
         )

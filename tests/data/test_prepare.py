@@ -250,6 +250,14 @@ def test_a_file_that_came_after_a_stop_is_read(tmp_path, planted, monkeypatch):
     assert prepare(tmp_path / "out", options, progress=False)["stages"]["read"]["documents"] == 100
 
 
+def test_a_part_of_which_no_document_stays_is_no_fault(tmp_path, planted, monkeypatch):
+    monkeypatch.setattr("aillm_tf.data.prepare_parts.PART", 1)
+    monkeypatch.setattr("aillm_tf.data.prepare_parts.BATCH", 1)  # every document is a part
+    source = write_jsonl(tmp_path / "a.jsonl", [*planted[0][:20], "too short"])
+    options = PrepareOptions(sources=(source,), vocab_size=128, length=128)
+    assert prepare(tmp_path / "out", options, progress=False)["stages"]["quality"] == {"too few words": 1}
+
+
 def test_bad_rows_stop_or_are_counted_by_line(tmp_path, planted):
     source = tmp_path / "a.jsonl"
     rows = [json.dumps({"text": text}) for text in planted[0][:60]]
