@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import gzip
 import hashlib
+import html
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -292,6 +294,32 @@ def test_evaluation_texts_take_their_documents_out(tmp_path, planted):
     assert manifest["stages"]["contamination"] == {str(tmp_path / "eval.txt"): 1}
     assert list(manifest["stages"]["evaluation"].values()) == [1, 1]
     assert texts[5] not in set(documents_of(tmp_path / "out", manifest, "train"))
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [lambda text: unicodedata.normalize("NFD", text), lambda text: html.escape(text).replace("é", "&eacute;")],
+    ids=["nfd", "entities"],
+)
+def test_evaluation_texts_are_cleaned_as_the_corpus_is(tmp_path, planted, copy):
+    texts = [text.replace("e", "é") for text in planted[0][:40]]
+    (tmp_path / "eval.txt").write_text(copy(" ".join(texts[5].split()[20:40])), encoding="utf-8")
+    source = write_jsonl(tmp_path / "a.jsonl", texts)
+    options = PrepareOptions(sources=(source,), evaluation=(str(tmp_path / "eval.txt"),), vocab_size=256, length=1024)
+    manifest = prepare(tmp_path / "out", options, progress=False)
+    assert manifest["stages"]["contamination"] == {str(tmp_path / "eval.txt"): 1}
+
+
+def test_an_evaluation_set_that_changed_after_a_stop_is_looked_for(tmp_path, planted, monkeypatch):
+    source, looked_for = write_jsonl(tmp_path / "a.jsonl", planted[0][:40]), tmp_path / "eval.txt"
+    looked_for.write_text("nothing that is in the corpus, but long enough to be looked for")
+    options = PrepareOptions(sources=(source,), evaluation=(str(looked_for),), vocab_size=256, length=128)
+    with monkeypatch.context() as patch:
+        patch.setattr("aillm_tf.data.prepare.find_duplicates", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(tmp_path / "out", options, progress=False)
+    looked_for.write_text(planted[0][5])
+    assert prepare(tmp_path / "out", options, progress=False)["stages"]["contamination"] == {str(looked_for): 1}
 
 
 @pytest.mark.parametrize(
