@@ -279,7 +279,7 @@ class _Part:
         self.places.append(np.array([(document.file, document.line) for document in rows], np.int64).reshape(-1, 2))
         self.batches.append(batch)
         self.size += len(batch.text)
-        self.counts += batch.counts
+        self.counts.update(batch.counts)  # += would drop what is not above 0: a text may get longer
         if read.bad:
             self.counts["read", "documents"] += len(read.bad)
             self.counts["read", "bad rows"] += len(read.bad)
@@ -305,9 +305,7 @@ class _Part:
         }
         joined["keys"] = np.concatenate([np.zeros((0, 2), np.uint64), *(batch.keys for batch in self.batches)])
         info = {
-            "counts": plain(
-                +self.counts | {key: self.counts[key] for key in (("read", "documents"), ("read", "bytes"))}
-            ),
+            "counts": plain(self.counts),
             "examples": plain(self.examples),
             "stamps": [[file, *self.files[file][1:]] for file in sorted(self.read)],
             "looked_for": self.looked_for,

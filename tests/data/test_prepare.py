@@ -124,6 +124,14 @@ def test_counts_of_the_stages_add_up(corpus):
     assert stages["read"]["documents"] == fell + copies + sum(split["documents"] for split in splits.values())
 
 
+def test_a_stage_that_makes_texts_longer_is_counted(tmp_path, planted):
+    source = write_jsonl(tmp_path / "a.jsonl", [planted[0][0].replace("f", "\ufb01"), *planted[0][1:20]])
+    options = PrepareOptions(sources=(source,), unicode_form="NFKC", vocab_size=128, length=128)
+    stages = prepare(tmp_path / "out", options, progress=False)["stages"]
+    assert stages["normalise"] == {"changed": 1, "characters": -planted[0][0].count("f")}
+    assert stages["markup"] == {"changed": 0, "characters": 0}
+
+
 def test_the_report_shows_what_fell_away(corpus):
     page = (corpus[0] / "report.html").read_text(encoding="utf-8")
     for wanted in ("near-duplicates", "Documents by length", "Rows by how full", "planted.jsonl:", "is like"):
