@@ -77,6 +77,10 @@ class PrepareOptions:
             raise ValueError(
                 f"vocab_size {self.vocab_size} is no multiple of 128, which matrix units want: take {near}"
             )
+        if self.tokenizer is None:
+            from aillm_tf.text.train import check
+
+            check(self.kind, self.vocab_size, self.use)
         if not 0 <= self.similarity <= 1:
             raise ValueError(f"similarity is a share from 0 to 1, not {self.similarity}")
         if self.validation < 0:

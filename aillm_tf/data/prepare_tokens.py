@@ -82,14 +82,27 @@ class _Sample:
         return iter(bar)
 
 
-def make_tokenizer(folder: Path, parts: Parts, train: np.ndarray, options: PrepareOptions, progress: bool) -> Tokenizer:
+def given_tokenizer(source: str) -> Tokenizer:
+    """A tokenizer that is not trained, with padding as language models give it where it has none."""
+    from aillm_tf.weights.resolve import resolve
+
+    tokenizer = Tokenizer.from_folder(resolve(source)).padded()
+    if tokenizer.pad_id is None:
+        raise ValueError(f"{source}: the tokenizer has neither a pad nor an end token: add one and save it again")
+    return tokenizer
+
+
+def make_tokenizer(
+    folder: Path, parts: Parts, train: np.ndarray, options: PrepareOptions, given: Tokenizer | None, progress: bool
+) -> Tokenizer:
     """Train or take the tokenizer, once.
 
     Args:
         folder: the work folder.
         parts: the documents.
         train: the documents to learn from; of more than 256 MiB a sample.
-        options: which.
+        options: how to train it.
+        given: the tokenizer to take; None: train one.
         progress: whether to draw a bar.
 
     Returns:
@@ -98,13 +111,8 @@ def make_tokenizer(folder: Path, parts: Parts, train: np.ndarray, options: Prepa
     path = folder / "tokenizer"
     if path.is_dir():
         return Tokenizer.from_folder(path)
-    if options.tokenizer is not None:
-        from aillm_tf.weights.resolve import resolve
-
-        tokenizer = Tokenizer.from_folder(resolve(options.tokenizer))
-        if tokenizer.pad_id is None:
-            raise ValueError(f"{options.tokenizer}: the tokenizer has no pad token: add one and save it again")
-    else:
+    tokenizer = given
+    if tokenizer is None:
         documents = np.unique(train)
         share = SAMPLE / max(1, int(parts.sizes[documents].sum()))
         if share < 1:  # by a hash of the words, so that the sample is spread over the corpus

@@ -65,12 +65,10 @@ class CausalLM(GenerativeTask):
             raise ValueError("an LSTM reads from left to right only: prefix_lm needs attention")
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing is a share in [0, 1), not {label_smoothing}")
-        if tokenizer.pad_id is None and tokenizer.eos_id is not None:  # GPT-2: what fills up a row is never looked at
-            tokenizer = tokenizer.with_special_tokens(pad=tokenizer.vocabulary[tokenizer.eos_id])
         if max_length is None:
             max_length = min(config.max_length, 1024)
         self.prefix_lm, self.label_smoothing, self.z_loss = prefix_lm, label_smoothing, z_loss
-        super().__init__(config.replace(causal=True), tokenizer, max_length=max_length, **options)
+        super().__init__(config.replace(causal=True), tokenizer.padded(), max_length=max_length, **options)
 
     def options(self) -> dict:
         own = ("prefix_lm", "label_smoothing", "z_loss")

@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 
 from aillm_tf.data import files
-from aillm_tf.data.prepare import prepare
+from aillm_tf.data.prepare import DECIDED, prepare
 from aillm_tf.data.prepare_options import PrepareOptions
 from aillm_tf.data.prepare_sources import read_documents, source_files
 from aillm_tf.data.tables import Bad
 from aillm_tf.text.tokenizer import Tokenizer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
+GPT2 = Path(__file__).parents[1] / "golden" / "tokenizers" / "gpt2"
 VOCABULARY = [
     f"{a}{b}{c}{d}" for a in "bdfgklmnprst" for b in "aeiou" for c in "lmnrst" for d in ("a", "en", "or", "y")
 ]
@@ -160,6 +161,31 @@ def test_a_folder_of_another_corpus_is_refused(corpus, options):
         prepare(corpus[0], dataclasses.replace(options, length=128), progress=False)
 
 
+def test_what_is_not_decided_yet_may_change_in_a_folder_that_was_begun(tmp_path, options, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("aillm_tf.data.prepare.make_tokenizer", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(tmp_path / "a", options, processes=1, progress=False)
+    with pytest.raises(ValueError, match="begun with min_words=50, not 60"):
+        prepare(tmp_path / "a", dataclasses.replace(options, min_words=60), progress=False)
+    other = dataclasses.replace(options, kind="bpe", length=1024)
+    manifest = prepare(tmp_path / "a", other, progress=False)
+    assert manifest == prepare(tmp_path / "b", other, progress=False)
+
+
+def test_every_option_is_of_a_stage():
+    decided = [name for names in DECIDED.values() for name in names]
+    assert sorted(decided) == sorted(field.name for field in dataclasses.fields(PrepareOptions))
+
+
+def test_a_tokenizer_that_is_not_there_is_named_before_anything_is_read(tmp_path, options, monkeypatch):
+    monkeypatch.setattr("aillm_tf.data.prepare.read_parts", lambda *_: 1 / 0)
+    with pytest.raises(FileNotFoundError, match="no/tokenizer"):
+        prepare(tmp_path / "a", dataclasses.replace(options, tokenizer="no/tokenizer"), progress=False)
+    with pytest.raises(ZeroDivisionError):  # another one may be given
+        prepare(tmp_path / "a", dataclasses.replace(options, tokenizer=str(GPT2)), progress=False)
+
+
 @pytest.mark.parametrize(
     "stop", ["part-00001.npz", "duplicates.npz", "tokens-part-00001.ids", "tokenizer", "train-00000"]
 )
@@ -277,9 +303,9 @@ def test_bad_rows_stop_or_are_counted_by_line(tmp_path, planted):
     with pytest.raises(ValueError, match=r"a\.jsonl:8: not JSON"):
         prepare(tmp_path / "a", options, progress=False)
     skipping = dataclasses.replace(options, on_bad="skip")
-    manifest = prepare(tmp_path / "b", skipping, progress=False)
+    manifest = prepare(tmp_path / "a", skipping, progress=False)
     assert manifest["stages"]["read"]["bad rows"] == 2
-    assert "a.jsonl:9: the row has no column" in (tmp_path / "b" / "report.html").read_text().replace("&#x27;", "'")
+    assert "a.jsonl:9: the row has no column" in (tmp_path / "a" / "report.html").read_text().replace("&#x27;", "'")
 
 
 def test_weights_say_how_often_documents_are_taken(tmp_path, planted):
@@ -394,6 +420,8 @@ def test_an_undecodable_line_makes_its_document_bad(tmp_path):
     [
         ({"vocab_size": 1000}, "no multiple of 128.*take 1024"),
         ({"weights": (1, 2)}, "1 sources need as many weights"),
+        ({"use": "decoder"}, "use='decoder' does not go with kind='wordpiece'"),
+        ({"kind": "bpe", "vocab_size": 256}, "vocab_size=256 is too small: bpe needs 261"),
         ({"languages": ("xx",)}, "no language 'xx'"),
         ({"drop": "("}, "not a regular expression"),
         ({"similarity": 2}, "share from 0 to 1"),

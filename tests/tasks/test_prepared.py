@@ -1,5 +1,7 @@
 """Every pretraining task learns from a folder that `aillm prepare` wrote as from texts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pretraining import OPTIONS, SHAPE, batch_of
@@ -9,20 +11,36 @@ from aillm_tf.data.prepare_options import PrepareOptions
 from aillm_tf.data.shards import open_shards
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.tasks.autoencoder import Autoencoder
+from aillm_tf.tasks.causal_lm import CausalLM
 from aillm_tf.tasks.denoising import Denoising
 from aillm_tf.tasks.masked_lm import MaskedLM
 from aillm_tf.tasks.replaced_token import ReplacedToken
 from aillm_tf.tasks.sentence_order import NextSentence, SentenceOrder
 from aillm_tf.text.sentinels import with_sentinels
+from aillm_tf.text.tokenizer import Tokenizer
 from aillm_tf.text.train import train_tokenizer
 
 LENGTH = 32
+TOKENIZERS = Path(__file__).parents[1] / "golden" / "tokenizers"
 
 
 @pytest.fixture(scope="module")
 def texts(reviews):
     rows = [" . ".join(text for text, _ in reviews[i : i + 3]) + " ." for i in range(0, 39, 3)]
     return [*rows, " . ".join(text for text, _ in reviews)]  # the last is longer than a row
+
+
+def options_for(source, tokenizer):
+    return PrepareOptions(
+        sources=(str(source),),
+        documents="line",
+        quality="none",
+        min_words=1,
+        similarity=0.0,
+        validation=0,
+        tokenizer=str(tokenizer),
+        length=LENGTH,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +55,7 @@ def prepared(texts, tmp_path_factory):
         else:
             tokenizer = with_sentinels(train_tokenizer(texts, kind="bpe", vocab_size=300, use=use), 8)
         tokenizer.save(folder / "tokenizer")
-        options = PrepareOptions(
-            sources=(str(folder / "corpus.txt"),),
-            documents="line",
-            quality="none",
-            min_words=1,
-            similarity=0.0,
-            validation=0,
-            tokenizer=str(folder / "tokenizer"),
-            length=LENGTH,
-        )
+        options = options_for(folder / "corpus.txt", folder / "tokenizer")
         prepare(folder / "shards", options, processes=1, progress=False)
         made[use] = (folder / "shards", tokenizer)
     return made
@@ -62,6 +71,17 @@ def test_a_prepared_folder_is_learned_from(kind, prepared):
     data = model.dataset(str(folder), batch_size=4, shuffle=True, seed=1)
     total, weight = model.loss_terms(batch_of(data))
     assert float(weight) > 0 and np.isfinite(float(total))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama2"])
+def test_a_tokenizer_without_a_pad_token_prepares_for_its_language_model(family, texts, tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n".join(texts), encoding="utf-8")
+    prepare(tmp_path / "shards", options_for(tmp_path / "corpus.txt", TOKENIZERS / family), progress=False)
+    tokenizer = Tokenizer.from_folder(TOKENIZERS / family)
+    assert tokenizer.pad_id is None
+    for own in (tokenizer, Tokenizer.from_folder(tmp_path / "shards" / "tokenizer")):
+        model = CausalLM(TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE), own, max_length=LENGTH)
+        assert float(model.loss_terms(batch_of(model.dataset(str(tmp_path / "shards"), batch_size=4)))[1]) > 0
 
 
 def test_documents_of_a_packed_row_stay_apart(prepared):
