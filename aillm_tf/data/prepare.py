@@ -43,7 +43,7 @@ FORMAT = 1  # of the manifest, the shards and the work folder
 DECIDED = {
     "part-*.npz": (
         "sources", "text", "documents", "on_bad", "encoding_errors", "unicode_form", "markup", "drop", "quality",
-        "min_words", "languages", "similarity", "evaluation", "seed",
+        "min_words", "max_words", "languages", "similarity", "evaluation", "seed",
     ),
     "tokenizer": ("weights", "validation", "tokenizer", "kind", "vocab_size", "use", "lowercase"),
     "*.tfrecord.json": ("order", "length"),

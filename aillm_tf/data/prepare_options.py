@@ -25,7 +25,7 @@ class PrepareOptions:
         markup: take HTML tags, comments and entities out.
         drop: a regular expression; what it matches is taken out, before everything else.
         quality: "gopher": the rules in `aillm_tf.text.quality`; "none": only length and language.
-        min_words: a document of fewer words falls away; a Chinese character is a word.
+        min_words, max_words: a document of fewer or more words falls away; a Chinese character is a word.
         languages: codes; a document in another language falls away. Empty: any language.
         similarity: a document that shares this much of its five-word runs with an earlier one (Jaccard) falls away;
             0: only exact copies do.
@@ -52,6 +52,7 @@ class PrepareOptions:
     drop: str | None = None
     quality: Literal["gopher", "none"] = "gopher"
     min_words: int = 50
+    max_words: int = 100_000
     languages: tuple[str, ...] = ()
     similarity: float = 0.65
     evaluation: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--drop", metavar="REGEX", help="take out what matches, before everything else")
     add("--quality", choices=["gopher", "none"], default="gopher", help="rules of quality (default: gopher)")
     add("--min-words", type=int, default=50, metavar="N", help="shorter documents fall away (default: 50)")
+    add("--max-words", type=int, default=100_000, metavar="N", help="longer ones do, too (default: 100000)")
     add("--languages", nargs="+", default=[], metavar="CODE", help="keep these: en zh de ... (default: any)")
     add("--similarity", type=float, default=0.65, metavar="S", help="of near-duplicates; 0: exact only (default: 0.65)")
     add("--evaluation", nargs="+", default=[], metavar="SOURCE", help="test data that must not be in the corpus")

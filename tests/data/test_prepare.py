@@ -133,6 +133,16 @@ def test_a_stage_that_makes_texts_longer_is_counted(tmp_path, planted):
     assert stages["markup"] == {"changed": 0, "characters": 0}
 
 
+def test_how_many_words_a_document_may_have_is_an_option(tmp_path, planted):
+    words = [len(text.split()) for text in planted[0][:40]]
+    source = write_jsonl(tmp_path / "a.jsonl", planted[0][:40])
+    bounds = {"min_words": 80, "max_words": 150, "quality": "none"}
+    options = PrepareOptions(sources=(source,), vocab_size=128, length=128, **bounds)
+    fell = prepare(tmp_path / "out", options, progress=False)["stages"]["quality"]
+    few, many = sum(count < 80 for count in words), sum(count > 150 for count in words)
+    assert min(few, many) > 0 and fell == {"too few words": few, "too many words": many}
+
+
 def test_the_report_shows_what_fell_away(corpus):
     page = (corpus[0] / "report.html").read_text(encoding="utf-8")
     for wanted in ("near-duplicates", "Documents by length", "Rows by how full", "planted.jsonl:", "is like"):
