@@ -45,7 +45,7 @@ DECIDED = {
         "sources", "text", "documents", "on_bad", "encoding_errors", "unicode_form", "markup", "drop", "quality",
         "min_words", "max_words", "languages", "similarity", "evaluation", "seed",
     ),
-    "tokenizer": ("weights", "validation", "tokenizer", "kind", "vocab_size", "use", "lowercase"),
+    "tokenizer": ("weights", "validation", "tokenizer", "kind", "vocab_size", "use", "sentinels", "lowercase"),
     "*.tfrecord.json": ("order", "length"),
 }  # fmt: skip
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -36,6 +36,7 @@ class PrepareOptions:
         kind: of a trained tokenizer: "wordpiece", "bpe" or "unigram".
         vocab_size: of a trained tokenizer, a multiple of 128.
         use: what a trained tokenizer is for: see `aillm_tf.text.train.train_tokenizer`.
+        sentinels: tokens <extra_id_0>, <extra_id_1>, ... of a trained tokenizer, for span corruption; T5 has 100.
         lowercase: of a trained tokenizer; None: for encoders only.
         length: tokens of a row.
         seed: of the order, the trained sample and MinHash.
@@ -62,6 +63,7 @@ class PrepareOptions:
     kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
     vocab_size: int = 32_768
     use: Literal["encoder", "decoder", "seq2seq"] = "encoder"
+    sentinels: int = 0
     lowercase: bool | None = None
     length: int = 512
     seed: int = 0
@@ -81,7 +83,9 @@ class PrepareOptions:
         if self.tokenizer is None:
             from aillm_tf.text.train import check
 
-            check(self.kind, self.vocab_size, self.use)
+            check(self.kind, self.vocab_size - self.sentinels, self.use)
+        elif self.sentinels:
+            raise ValueError(f"{self.tokenizer} is taken as it is: sentinels are of a tokenizer that is trained")
         if not 0 <= self.similarity <= 1:
             raise ValueError(f"similarity is a share from 0 to 1, not {self.similarity}")
         if self.validation < 0:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from aillm_tf.data.prepare_options import PrepareOptions
 from aillm_tf.data.prepare_parts import Parts, load_arrays, quiet, save_arrays
 from aillm_tf.files import atomic_file
+from aillm_tf.text.sentinels import with_sentinels
 from aillm_tf.text.tokenizer import Tokenizer
 from aillm_tf.text.train import train_tokenizer
 
@@ -129,7 +130,8 @@ def _train(texts: _Sample, options: PrepareOptions) -> Tokenizer:
     settings = {"kind": options.kind, "use": options.use, "lowercase": options.lowercase}
     size = options.vocab_size
     while True:
-        tokenizer = train_tokenizer(texts, vocab_size=size, **settings)
+        tokenizer = train_tokenizer(texts, vocab_size=size - options.sentinels, **settings)
+        tokenizer = with_sentinels(tokenizer, options.sentinels)
         if tokenizer.vocab_size == size:
             return tokenizer
         size = tokenizer.vocab_size // 128 * 128

@@ -39,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--kind", choices=["wordpiece", "bpe", "unigram"], default="wordpiece", help="of a trained tokenizer")
     add("--vocab-size", type=positive, default=32_768, metavar="N", help="multiple of 128 (default: 32768)")
     add("--use", choices=["encoder", "decoder", "seq2seq"], default="encoder", help="of a trained tokenizer")
+    add("--sentinels", type=int, default=0, metavar="N", help="in a trained tokenizer, for span corruption (T5: 100)")
     add("--lowercase", action=argparse.BooleanOptionalAction, help="in a trained tokenizer (default: for encoders)")
     add("--length", type=positive, default=512, metavar="N", help="tokens of a row (default: 512)")
     add("--seed", type=int, default=0, metavar="N")

@@ -432,6 +432,7 @@ def test_an_undecodable_line_makes_its_document_bad(tmp_path):
         ({"weights": (1, 2)}, "1 sources need as many weights"),
         ({"use": "decoder"}, "use='decoder' does not go with kind='wordpiece'"),
         ({"kind": "bpe", "vocab_size": 256}, "vocab_size=256 is too small: bpe needs 261"),
+        ({"tokenizer": "t5-small", "sentinels": 9}, "t5-small is taken as it is"),
         ({"languages": ("xx",)}, "no language 'xx'"),
         ({"drop": "("}, "not a regular expression"),
         ({"similarity": 2}, "share from 0 to 1"),

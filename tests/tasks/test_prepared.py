@@ -1,5 +1,6 @@
 """Every pretraining task learns from a folder that `aillm prepare` wrote as from texts."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from aillm_tf.tasks.denoising import Denoising
 from aillm_tf.tasks.masked_lm import MaskedLM
 from aillm_tf.tasks.replaced_token import ReplacedToken
 from aillm_tf.tasks.sentence_order import NextSentence, SentenceOrder
-from aillm_tf.text.sentinels import with_sentinels
+from aillm_tf.text.sentinels import sentinel_ids, with_sentinels
 from aillm_tf.text.tokenizer import Tokenizer
 from aillm_tf.text.train import train_tokenizer
 
@@ -38,7 +39,7 @@ def options_for(source, tokenizer):
         min_words=1,
         similarity=0.0,
         validation=0,
-        tokenizer=str(tokenizer),
+        tokenizer=tokenizer and str(tokenizer),
         length=LENGTH,
     )
 
@@ -82,6 +83,18 @@ def test_a_tokenizer_without_a_pad_token_prepares_for_its_language_model(family,
     for own in (tokenizer, Tokenizer.from_folder(tmp_path / "shards" / "tokenizer")):
         model = CausalLM(TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE), own, max_length=LENGTH)
         assert float(model.loss_terms(batch_of(model.dataset(str(tmp_path / "shards"), batch_size=4)))[1]) > 0
+
+
+def test_a_trained_tokenizer_has_the_sentinels_of_span_corruption(texts, tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n".join(texts), encoding="utf-8")
+    trained = {"tokenizer": None, "kind": "bpe", "use": "seq2seq", "vocab_size": 384, "sentinels": 8}
+    options = dataclasses.replace(options_for(tmp_path / "corpus.txt", None), **trained)
+    prepare(tmp_path / "shards", options, progress=False)
+    tokenizer = Tokenizer.from_folder(tmp_path / "shards" / "tokenizer")
+    assert tokenizer.vocab_size == 384 and len(sentinel_ids(tokenizer)) == 8
+    config = TransformerConfig(vocab_size=384, decoder_layers=1, **SHAPE)
+    model = Denoising(config, tokenizer, noise="span_corruption", max_length=LENGTH)
+    assert float(model.loss_terms(batch_of(model.dataset(str(tmp_path / "shards"), batch_size=4)))[1]) > 0
 
 
 def test_documents_of_a_packed_row_stay_apart(prepared):
