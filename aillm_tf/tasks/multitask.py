@@ -18,6 +18,7 @@ from keras import ops
 
 from aillm_tf.data.mixture import Mixture
 from aillm_tf.data.pipeline import Dataset
+from aillm_tf.data.tables import listing, nearest
 from aillm_tf.layers.base import Layer
 from aillm_tf.layers.naming import variables_by_name
 from aillm_tf.metrics.bootstrap import Tally
@@ -203,7 +204,7 @@ class MultiTask(Task):
         """The data of all objectives as one.
 
         Args:
-            rows: what every objective learns from, or name -> what that objective learns from.
+            rows: what every objective learns from, or name of the objective -> what it learns from.
             weights, temperature: how often each has its turn, see `Mixture`.
             each: name -> options of that objective's `dataset` that are not those of all.
             seed: of the schedule, and of order and noise of every objective, which differ.
@@ -211,12 +212,20 @@ class MultiTask(Task):
 
         Returns:
             A `Mixture`, for `fit` and `evaluate`.
+
+        Raises:
+            ValueError: rows or `each` name what is no objective, or rows lack one.
         """
         tasks = self.objectives.tasks
-        own = isinstance(rows, Mapping) and set(rows) == set(tasks)
-        for name in each or ():
-            if name not in tasks:
-                raise ValueError(f"each names {name!r}; the objectives are {', '.join(tasks)}")
+        own = isinstance(rows, Mapping)
+        for told, names in (("rows", rows if own else ()), ("each", each or ())):
+            for name in names:
+                if name not in tasks:
+                    known = ", ".join(tasks)
+                    raise ValueError(f"{told} names {name!r}; the objectives are {known}{nearest(name, tasks)}")
+        missing = [name for name in tasks if own and name not in rows]
+        if missing:
+            raise ValueError(f"rows say nothing of {listing(missing)}: give what each objective learns from")
         if isinstance(rows, Iterable) and not isinstance(rows, (str, Mapping, Sequence)):
             rows = list(rows)  # an iterator is there once, the objectives are several
         parts: dict[str, Dataset] = {}

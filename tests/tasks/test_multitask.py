@@ -230,6 +230,18 @@ def test_data_of_one_task_are_refused(trained, texts):
         model.fit(model.tasks["masks"].dataset(texts))
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("spans", "mask"), "rows names 'mask'; the objectives are spans, masks; did you mean 'masks'"),
+        (("spans",), "rows say nothing of 'masks'"),
+    ],
+)
+def test_data_of_other_objectives_are_refused(names, message, trained, texts):
+    with pytest.raises(ValueError, match=message):
+        trained[0].dataset(dict.fromkeys(names, texts))
+
+
 def test_which_objective_is_to_answer_has_to_be_said(trained):
     with pytest.raises(TypeError, match=r"model.task\(name\).answer"):
         trained[0].answer(["a"])
