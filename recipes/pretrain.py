@@ -38,6 +38,11 @@ class Data:
     layout: Literal["documents", "stream", "packed"] = "documents"
     # of multitask: how often each objective has its turn, relative to the others; by default all as often
     weights: dict[str, float] | None = None
+    # of multitask, instead of weights: 1 has objectives in proportion to their rows, more evens them out
+    temperature: float | None = None
+    # of masked_lm with whole_word: words as the vocabulary has them (a Chinese character is one), what stands between
+    # spaces, or Chinese characters that stand together often
+    words: Literal["pieces", "spaces", "collocations"] = "pieces"
     # at a bad row, or a harmed shard of a prepared folder: raise, or skip it and count
     on_bad: Literal["raise", "skip"] = "raise"
     # undecodable bytes: strict calls the row bad, replace reads them as U+FFFD
@@ -247,8 +252,10 @@ def main(config: Config) -> dict:
         reading = {"on_bad": data.on_bad}  # texts are read by now, a prepared folder is not
         if config.model.objective == "causal_lm":
             reading["layout"] = data.layout
+        if config.model.objective == "masked_lm":
+            reading["words"] = data.words
         if config.model.objective == "multitask":
-            reading["weights"] = data.weights
+            reading |= {"weights": data.weights, "temperature": data.temperature}
         rows = batches(model, texts, training, **reading)
         validation = None
         if held_out:
