@@ -155,20 +155,25 @@ def read_texts(data: Data, seed: int) -> tuple[list[str], list[str], dict[str, i
     return texts, validation, {**counts, "train": len(texts), "validation": len(validation)}
 
 
-def unigram_loss(train, validation, special_ids: list[int], vocab_size: int) -> float | None:
+def unigram_loss(model, train, validation) -> float | None:
     """Cross-entropy, in nats a token, of guessing every held-out token by its frequency in the training rows.
 
-    None where the tokens are not in memory (a prepared corpus) or not of one data set (several objectives).
+    None where the loss is not one of tokens alone, or they are not in memory: a prepared corpus.
     """
     import numpy as np
 
+    import aillm_tf as ai
+    from aillm_tf.tasks.token_loss import TokenLoss
+
+    if not isinstance(model, (TokenLoss, ai.CausalLM)):
+        return None
     columns = [getattr(data, "columns", {}).get("token_ids") for data in (train, validation)]
     if any(column is None for column in columns):
         return None
-    counts = np.bincount(columns[0].values, minlength=vocab_size) + 1.0
-    counts[special_ids] = 0.0
+    counts = np.bincount(columns[0].values, minlength=model.config.vocab_size) + 1.0
+    counts[model.tokenizer.special_ids] = 0.0
     held_out = columns[1].values
-    held_out = held_out[~np.isin(held_out, special_ids)]
+    held_out = held_out[~np.isin(held_out, model.tokenizer.special_ids)]
     return float(-np.log(counts[held_out] / counts.sum()).mean())
 
 
@@ -267,7 +272,7 @@ def main(config: Config) -> dict:
         scores = {}
         if validation:
             scores = model.evaluate(validation)
-            unigram = unigram_loss(rows, validation, model.tokenizer.special_ids, model.config.vocab_size)
+            unigram = unigram_loss(model, rows, validation)
             scores |= {} if unigram is None else {"unigram_loss": unigram}
         report = run.report(scores, task=type(model).__name__, seed=training.seed, steps=model.step, data=counts)
     print("  ".join(f"{name}: {value:.4g}" for name, value in scores.items()))
