@@ -26,7 +26,7 @@ class Data:
     train: str
     # texts to report the loss on; without it, the validation split of the folder, or validation_rows of train
     validation: str | None = None
-    # rows, or below 1 the share of rows, split off train where there is no validation source
+    # rows, or below 1 the share of rows, split off train where there is no validation source; of a stream the last ones
     validation_rows: float = 0.02
     # name or number of the text's column
     text: str = "text"
@@ -34,7 +34,7 @@ class Data:
     clean: Literal["none", "text", "tweets"] = "text"
     # drop exact and near-duplicate rows
     deduplicate: bool = True
-    # of causal_lm: a row is a text, a block of one long stream, or several texts packed, none of which sees another
+    # of causal_lm: a row is a text, a block of all texts in their order, or several packed, none of which sees another
     layout: Literal["documents", "stream", "packed"] = "documents"
     # of multitask: how often each objective has its turn, relative to the others; by default all as often
     weights: dict[str, float] | None = None
@@ -150,7 +150,10 @@ def read_texts(data: Data, seed: int) -> tuple[list[str], list[str], dict[str, i
         texts, validation = (clean_rows(part, CLEANING[data.clean]).texts for part in (texts, validation))
     if not validation:
         count = round(data.validation_rows * len(texts)) if data.validation_rows < 1 else int(data.validation_rows)
-        order = np.random.default_rng([seed, 0x5EED]).permutation(len(texts))
+        if data.layout == "stream":  # a text goes on where the one before ends
+            order = np.roll(np.arange(len(texts)), count)
+        else:
+            order = np.random.default_rng([seed, 0x5EED]).permutation(len(texts))
         validation, texts = [texts[i] for i in order[:count]], [texts[i] for i in order[count:]]
     return texts, validation, {**counts, "train": len(texts), "validation": len(validation)}
 
