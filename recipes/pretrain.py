@@ -182,6 +182,7 @@ def unigram_loss(model, train, validation) -> float | None:
 
 def read_corpus(data: Data, seed: int):
     """What to train on and to validate on, counts for the report, and the folder of a prepared corpus' tokenizer."""
+    from aillm_tf.config import warn_unused
     from aillm_tf.data.shards import is_prepared, open_shards
 
     if not is_prepared(data.train):
@@ -189,7 +190,8 @@ def read_corpus(data: Data, seed: int):
     opened = open_shards(data.train, verify=data.on_bad == "skip", on_bad=data.on_bad)
     held_out = data.validation
     if held_out is None and opened.manifest["splits"].get("validation", {}).get("rows"):
-        held_out = f"{data.train}:validation"
+        held_out = f"{opened.folder}:validation"
+    warn_unused(data, "text clean deduplicate validation_rows layout encoding_errors", f"{data.train} has packed rows")
     counts = {"rows": len(opened), "documents' pieces": opened.split["segments"], "tokens": opened.split["tokens"]}
     if data.on_bad == "skip":
         counts["rows skipped"] = sum(opened.split.get("skipped", {}).values())
@@ -199,11 +201,13 @@ def read_corpus(data: Data, seed: int):
 def tokenizer_for(model: Model, texts, prepared, run):
     """The tokenizer that is given, that of a prepared corpus, or one trained on the texts and kept with the run."""
     import aillm_tf as ai
+    from aillm_tf.config import warn_unused
     from aillm_tf.text.sentinels import with_sentinels
 
     objective = OBJECTIVES[model.objective]
-    if prepared is not None:
-        return ai.Tokenizer.from_folder(prepared)
+    if prepared is not None:  # one that is given has to be the same, which opening the corpus checks
+        warn_unused(model, "tokenizer_kind vocab_size", f"{prepared} is the tokenizer")
+        return ai.Tokenizer.from_folder(model.tokenizer or prepared)
     folder = run.directory / "tokenizer"
     if model.tokenizer:
         tokenizer = ai.Tokenizer.from_folder(model.tokenizer)
@@ -226,7 +230,7 @@ def build(model: Model, training: Training, texts, prepared, run):
     import inspect
 
     import aillm_tf as ai
-    from aillm_tf.config import did_you_mean
+    from aillm_tf.config import did_you_mean, warn_unused
 
     objective = OBJECTIVES[model.objective]
     task = getattr(ai, objective.task)
@@ -239,6 +243,7 @@ def build(model: Model, training: Training, texts, prepared, run):
             raise ValueError(f"{objective.task} has no option {name!r}{did_you_mean(name, known)}")
     options |= {"max_length": model.max_length, "dtype": training.dtype, "seed": training.seed}
     if model.init:
+        warn_unused(model, "preset tokenizer tokenizer_kind vocab_size dropout", f"{model.init} has its own")
         return task.from_pretrained(model.init, **options)
     tokenizer = tokenizer_for(model, texts, prepared, run)
     changes = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), model.dropout)
