@@ -126,6 +126,10 @@ class MultiTask(Task):
     def logits(self, features: dict, seed=None):
         raise TypeError("several objectives have no logits in common: take those of model.tasks[name]")
 
+    @property
+    def turns(self) -> int:
+        return len(self.objectives.tasks)
+
     # Learning -------------------------------------------------------------------------------------------------------
 
     def turn(self, batch: dict) -> tuple[Any, list[tuple]]:
@@ -269,6 +273,8 @@ class MultiTask(Task):
 class Accounts(keras.callbacks.Callback):
     """What each objective has seen and lost, exactly: steps, tokens, sum of the loss and of its weight.
 
+    A step that the spike guard left out counts as "skipped" alone: nothing was learned from it.
+
     Args:
         data: what `fit` trains on.
     """
@@ -279,7 +285,7 @@ class Accounts(keras.callbacks.Callback):
         self.run, self.epoch = self._nothing(), self._nothing()
 
     def _nothing(self) -> dict[str, dict[str, float]]:
-        return {name: {"steps": 0, "tokens": 0, "loss": 0.0, "weight": 0.0} for name in self.data.names}
+        return {name: {"steps": 0, "skipped": 0, "tokens": 0, "loss": 0.0, "weight": 0.0} for name in self.data.names}
 
     def on_train_batch_end(self, batch, logs=None):
         task = self.model
@@ -287,6 +293,9 @@ class Accounts(keras.callbacks.Callback):
             name, tokens = self.data.name_of(step), self.data.tokens(step, step + 1)
             weight = float(task.step_weights[i])
             for totals in (self.run[name], self.epoch[name]):
+                if task.step_skipped[i]:
+                    totals["skipped"] += 1
+                    continue
                 totals["steps"] += 1
                 totals["tokens"] += tokens
                 totals["loss"] += float(task.step_losses[i]) * weight
