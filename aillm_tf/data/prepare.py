@@ -119,8 +119,8 @@ def _prepare(folder: Path, options: PrepareOptions, processes: int, progress: bo
         raise ValueError(f"all {len(validation)} documents that are left are held out: lower validation")
     tokenizer = make_tokenizer(work, parts, train, options, given, progress)
     ends = around(tokenizer)
-    chosen = np.zeros(len(parts), bool)
-    chosen[train] = chosen[validation] = True
+    times = np.bincount(np.concatenate([train, validation]), minlength=len(parts))
+    chosen = times > 0
     tokens = tokenize(work, parts, chosen, tokenizer, progress)
     layout = Layout(options.length, tokens.dtype.str)
     splits = {
@@ -136,7 +136,7 @@ def _prepare(folder: Path, options: PrepareOptions, processes: int, progress: bo
         "pad_id": tokenizer.pad_id,
         "splits": splits,
         "stages": _stages(parts, fate, duplicates),
-        "sources": _sources(parts, fate, chosen, files, options),
+        "sources": _sources(parts, fate, times, files, options),
         "tokenizer": {
             "kind": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
@@ -208,7 +208,7 @@ def _stages(parts: Parts, fate: np.ndarray, duplicates: dict) -> dict[str, dict[
     return {**parts.counts, "duplicates": {**copies, "pairs compared": duplicates["candidates"]}}
 
 
-def _sources(parts: Parts, fate: np.ndarray, chosen: np.ndarray, files: list, options: PrepareOptions) -> list[dict]:
+def _sources(parts: Parts, fate: np.ndarray, times: np.ndarray, files: list, options: PrepareOptions) -> list[dict]:
     source = np.array([file.source for file in files])[parts.files]
     told = []
     for number, uri in enumerate(options.sources):
@@ -219,8 +219,8 @@ def _sources(parts: Parts, fate: np.ndarray, chosen: np.ndarray, files: list, op
                 "weight": options.weight(number),
                 "after quality": int(mine.sum()),
                 "copies": int((mine & (fate > 0)).sum()),
-                "taken": int((mine & chosen).sum()),
-                "bytes": int(parts.sizes[mine & chosen].sum()),
+                "taken": int(times[mine].sum()),  # a document as often as its weight has it
+                "bytes": int((parts.sizes * times)[mine].sum()),
             }
         )
     return told

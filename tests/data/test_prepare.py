@@ -326,6 +326,9 @@ def test_weights_say_how_often_documents_are_taken(tmp_path, planted):
     assert all(found.count(text) == 2 for text in planted[0][:100])
     assert 30 < sum(found.count(text) for text in planted[0][100:200]) < 70
     assert not manifest["splits"]["validation"]["rows"]
+    told = [(source["taken"], source["bytes"]) for source in manifest["sources"]]
+    halves = [[text for text in found if (text in planted[0][:100]) == first] for first in (True, False)]
+    assert told == [(len(half), sum(map(len, half))) for half in halves]
 
 
 def test_evaluation_texts_take_their_documents_out(tmp_path, planted):
