@@ -168,7 +168,8 @@ class CausalLM(GenerativeTask):
 
         Args:
             rows: a source with a text column (see `aillm_tf.data.sources`), the texts themselves, or a folder that
-                `aillm prepare` wrote, whose rows are packed already.
+                `aillm prepare` wrote, whose rows are packed already; where it cut a document, the first token of a
+                piece is no target.
             layout: "documents": a text is a row, or several where it is longer than `max_length`; "stream": all texts,
                 one after the other, cut into rows of `max_length`, with `shuffle` elsewhere in every epoch (of a txt
                 file, the whole file is one text); "packed": several texts in a row, none of which sees another.
