@@ -20,6 +20,7 @@ from aillm_tf.tasks.sentence_order import NextSentence, SentenceOrder
 from aillm_tf.text.sentinels import sentinel_ids, with_sentinels
 from aillm_tf.text.tokenizer import Tokenizer
 from aillm_tf.text.train import train_tokenizer
+from aillm_tf.training.optimizer import adamw
 
 LENGTH = 32
 TOKENIZERS = Path(__file__).parents[1] / "golden" / "tokenizers"
@@ -70,8 +71,27 @@ def test_a_prepared_folder_is_learned_from(kind, prepared):
     config = TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE, **shape)
     model = kind(config, tokenizer, **{**OPTIONS, "max_length": LENGTH})
     data = model.dataset(str(folder), batch_size=4, shuffle=True, seed=1)
-    total, weight = model.loss_terms(batch_of(data))
-    assert float(weight) > 0 and np.isfinite(float(total))
+    batch = batch_of(data)
+    before, weight = model.loss_terms(batch)
+    assert float(weight) > 0
+    model.compile(adamw(1e-2))
+    model.fit(data, steps=12, verbose=0)
+    assert float(model.loss_terms(batch)[0]) < 0.95 * float(before)
+
+
+def documents_alone(batch):
+    """The documents of packed rows, each in a row of its own, with what is to be predicted in it."""
+    rows = []
+    for i, packed in enumerate(batch["packed_ids"]):
+        for number in range(1, packed.max() + 1):
+            at = np.flatnonzero(packed == number)
+            row = {"token_ids": np.zeros_like(packed), "valid": np.zeros_like(packed)}
+            row["token_ids"][: len(at)], row["valid"][: len(at)] = batch["token_ids"][i, at], 1
+            asked = batch["target_positions"][i]
+            own = np.isin(asked, at)
+            row |= {"target_positions": np.where(own, asked - at[0], 0), "targets": batch["targets"][i]}
+            rows.append({**row, "target_weights": batch["target_weights"][i] * own, "weight": batch["weight"][i]})
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama2"])
@@ -99,8 +119,13 @@ def test_a_trained_tokenizer_has_the_sentinels_of_span_corruption(texts, tmp_pat
 
 def test_documents_of_a_packed_row_stay_apart(prepared):
     folder, tokenizer = prepared["encoder"]
-    model = MaskedLM(TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE), tokenizer, max_length=LENGTH)
-    assert {"packed_ids", "positions", "valid"} < set(batch_of(model.dataset(str(folder), batch_size=4)))
+    config = TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE)
+    model = MaskedLM(config, tokenizer, max_length=LENGTH, rate=0.3, dtype="float32")
+    batch = batch_of(model.dataset(str(folder), batch_size=8))
+    assert batch["packed_ids"].max() > 1
+    found, expected = model.sums(batch), model.sums(documents_alone(batch))
+    assert float(found["weight"]) == float(expected["weight"])
+    assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("noise", ["span_corruption", "text_infilling"])
