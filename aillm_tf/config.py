@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import enum
 import inspect
+import logging
 import os
 import re
 import sys
@@ -27,6 +28,8 @@ import jsonargparse
 import yaml
 
 from aillm_tf.console import clean_errors, prepare_process
+
+logger = logging.getLogger("aillm_tf")
 
 
 class ConfigError(ValueError):
@@ -180,6 +183,26 @@ def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
     near = [endings[last]] if last in endings else difflib.get_close_matches(name, known, n=1)
     near = near or [endings[key] for key in difflib.get_close_matches(last, list(endings), n=1, cutoff=0.75)]
     return f": did you mean {prefix}{near[0]}?" if near else ""
+
+
+def warn_unused(section: Any, names: str, why: str) -> None:
+    """Log which of some options were given, that is differ from their defaults, where they have no effect.
+
+    Args:
+        section: a dataclass, named after its part of the config.
+        names: of the options, with spaces between.
+        why: they have none.
+
+    Example:
+        >>> @dataclasses.dataclass
+        ... class Model:
+        ...     vocab_size: int = 8192
+        >>> warn_unused(Model(vocab_size=100), "vocab_size", "it has its own")  # "model.vocab_size is not used: ..."
+    """
+    fields = {field.name: field.default for field in dataclasses.fields(section)}
+    given = [name for name in names.split() if getattr(section, name) != fields[name]]
+    for name in given:
+        logger.warning("%s.%s is not used: %s", type(section).__name__.lower(), name, why)
 
 
 def _description(main: Callable) -> str | None:

@@ -12,6 +12,7 @@ tokenizes, packs and writes; the other side reads and tokenizes. Memory is the s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -120,12 +121,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=100)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
-    parser.add_argument("--folder", type=Path, help="for text and shards; it is kept (default: a temporary one)")
+    parser.add_argument(
+        "--folder", type=Path, help="empty or new; text and shards stay in it (default: a temporary one)"
+    )
     arguments = parser.parse_args()
     from aillm_tf.text.train import train_tokenizer
 
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
-        folder = Path(scratch)
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            parser.error(f"{folder} is not empty: what is prepared already would not be measured")
         text = folder / "text.jsonl"
         made = generate(text, arguments.megabytes)
         megabytes = text.stat().st_size / 1e6

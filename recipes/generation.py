@@ -93,6 +93,7 @@ class Config:
 
 def read(data: Data):
     """Training texts and held-out texts, or the folder and the split of a prepared corpus; and its tokenizer."""
+    from aillm_tf.config import warn_unused
     from aillm_tf.data.next_tokens import read_texts
     from aillm_tf.data.shards import is_prepared, open_shards
 
@@ -100,7 +101,8 @@ def read(data: Data):
         opened = open_shards(data.train, verify=data.on_bad == "skip", on_bad=data.on_bad)
         held_out = data.validation
         if held_out is None and opened.manifest["splits"].get("validation", {}).get("rows"):
-            held_out = f"{data.train}:validation"
+            held_out = f"{opened.folder}:validation"
+        warn_unused(data, "text layout validation_share stride encoding_errors", f"{data.train} has packed rows")
         return data.train, held_out, opened.tokenizer_folder
     reading = {"text": data.text, "on_bad": data.on_bad, "encoding_errors": data.encoding_errors}
     whole = data.layout == "stream"
@@ -119,9 +121,11 @@ def read(data: Data):
 def tokenizer_for(model: Model, texts, prepared: Path | None, run):
     """The tokenizer of a model from scratch: given, of a prepared corpus, or trained and kept with the run."""
     import aillm_tf as ai
+    from aillm_tf.config import warn_unused
     from aillm_tf.text.train import kept_tokenizer
 
-    if model.tokenizer or prepared:
+    if model.tokenizer or prepared:  # where both are given they have to be the same, which opening the corpus checks
+        warn_unused(model, "tokenizer_kind vocab_size", f"{model.tokenizer or prepared} is the tokenizer")
         return ai.Tokenizer.from_folder(model.tokenizer or prepared)
     learned = {"kind": model.tokenizer_kind, "vocab_size": model.vocab_size, "use": "decoder"}
     if model.tokenizer_kind == "char":
@@ -132,6 +136,7 @@ def tokenizer_for(model: Model, texts, prepared: Path | None, run):
 def build(model: Model, training: Training, texts, prepared: Path | None, run):
     """The language model: pretrained, or from scratch."""
     import aillm_tf as ai
+    from aillm_tf.config import warn_unused
 
     options = {
         "max_length": model.max_length,
@@ -142,6 +147,7 @@ def build(model: Model, training: Training, texts, prepared: Path | None, run):
     }
     changes = {} if model.dropout is None else {"dropout": model.dropout, "attention_dropout": model.dropout}
     if model.init:
+        warn_unused(model, "preset tokenizer tokenizer_kind vocab_size", f"{model.init} has its own")
         return ai.CausalLM.from_pretrained(model.init, **options, **changes)
     tokenizer = tokenizer_for(model, texts, prepared, run)
     return ai.CausalLM(ai.preset(model.preset, tokenizer.vocab_size, **changes), tokenizer, **options)

@@ -26,7 +26,7 @@ class Data:
     train: str
     # texts to report the loss on; without it, the validation split of the folder, or validation_rows of train
     validation: str | None = None
-    # rows, or below 1 the share of rows, split off train where there is no validation source
+    # rows, or below 1 the share of rows, split off train where there is no validation source; of a stream the last ones
     validation_rows: float = 0.02
     # name or number of the text's column
     text: str = "text"
@@ -34,10 +34,15 @@ class Data:
     clean: Literal["none", "text", "tweets"] = "text"
     # drop exact and near-duplicate rows
     deduplicate: bool = True
-    # of causal_lm: a row is a text, a block of one long stream, or several texts packed, none of which sees another
+    # of causal_lm: a row is a text, a block of all texts in their order, or several packed, none of which sees another
     layout: Literal["documents", "stream", "packed"] = "documents"
     # of multitask: how often each objective has its turn, relative to the others; by default all as often
     weights: dict[str, float] | None = None
+    # of multitask, instead of weights: 1 has objectives in proportion to their rows, more evens them out
+    temperature: float | None = None
+    # of masked_lm with whole_word: words as the vocabulary has them (a Chinese character is one), what stands between
+    # spaces, or Chinese characters that stand together often
+    words: Literal["pieces", "spaces", "collocations"] = "pieces"
     # at a bad row, or a harmed shard of a prepared folder: raise, or skip it and count
     on_bad: Literal["raise", "skip"] = "raise"
     # undecodable bytes: strict calls the row bad, replace reads them as U+FFFD
@@ -145,30 +150,39 @@ def read_texts(data: Data, seed: int) -> tuple[list[str], list[str], dict[str, i
         texts, validation = (clean_rows(part, CLEANING[data.clean]).texts for part in (texts, validation))
     if not validation:
         count = round(data.validation_rows * len(texts)) if data.validation_rows < 1 else int(data.validation_rows)
-        order = np.random.default_rng([seed, 0x5EED]).permutation(len(texts))
+        if data.layout == "stream":  # a text goes on where the one before ends
+            order = np.roll(np.arange(len(texts)), count)
+        else:
+            order = np.random.default_rng([seed, 0x5EED]).permutation(len(texts))
         validation, texts = [texts[i] for i in order[:count]], [texts[i] for i in order[count:]]
     return texts, validation, {**counts, "train": len(texts), "validation": len(validation)}
 
 
-def unigram_loss(train, validation, special_ids: list[int], vocab_size: int) -> float | None:
+def unigram_loss(model, train, validation) -> float | None:
     """Cross-entropy, in nats a token, of guessing every held-out token by its frequency in the training rows.
 
-    None where the tokens are not in memory (a prepared corpus) or not of one data set (several objectives).
+    None where the loss is not one of tokens alone, or they are not in memory: a prepared corpus.
     """
     import numpy as np
 
+    import aillm_tf as ai
+    from aillm_tf.tasks.token_loss import TokenLoss
+
+    if not isinstance(model, (TokenLoss, ai.CausalLM)):
+        return None
     columns = [getattr(data, "columns", {}).get("token_ids") for data in (train, validation)]
     if any(column is None for column in columns):
         return None
-    counts = np.bincount(columns[0].values, minlength=vocab_size) + 1.0
-    counts[special_ids] = 0.0
+    counts = np.bincount(columns[0].values, minlength=model.config.vocab_size) + 1.0
+    counts[model.tokenizer.special_ids] = 0.0
     held_out = columns[1].values
-    held_out = held_out[~np.isin(held_out, special_ids)]
+    held_out = held_out[~np.isin(held_out, model.tokenizer.special_ids)]
     return float(-np.log(counts[held_out] / counts.sum()).mean())
 
 
 def read_corpus(data: Data, seed: int):
     """What to train on and to validate on, counts for the report, and the folder of a prepared corpus' tokenizer."""
+    from aillm_tf.config import warn_unused
     from aillm_tf.data.shards import is_prepared, open_shards
 
     if not is_prepared(data.train):
@@ -176,7 +190,8 @@ def read_corpus(data: Data, seed: int):
     opened = open_shards(data.train, verify=data.on_bad == "skip", on_bad=data.on_bad)
     held_out = data.validation
     if held_out is None and opened.manifest["splits"].get("validation", {}).get("rows"):
-        held_out = f"{data.train}:validation"
+        held_out = f"{opened.folder}:validation"
+    warn_unused(data, "text clean deduplicate validation_rows layout encoding_errors", f"{data.train} has packed rows")
     counts = {"rows": len(opened), "documents' pieces": opened.split["segments"], "tokens": opened.split["tokens"]}
     if data.on_bad == "skip":
         counts["rows skipped"] = sum(opened.split.get("skipped", {}).values())
@@ -186,12 +201,14 @@ def read_corpus(data: Data, seed: int):
 def tokenizer_for(model: Model, texts, prepared, run):
     """The tokenizer that is given, that of a prepared corpus, or one trained on the texts and kept with the run."""
     import aillm_tf as ai
+    from aillm_tf.config import warn_unused
     from aillm_tf.text.sentinels import with_sentinels
     from aillm_tf.text.train import kept_tokenizer
 
     objective = OBJECTIVES[model.objective]
-    if prepared is not None:
-        return ai.Tokenizer.from_folder(prepared)
+    if prepared is not None:  # one that is given has to be the same, which opening the corpus checks
+        warn_unused(model, "tokenizer_kind vocab_size", f"{prepared} is the tokenizer")
+        return ai.Tokenizer.from_folder(model.tokenizer or prepared)
     if model.tokenizer:
         tokenizer = ai.Tokenizer.from_folder(model.tokenizer)
     else:
@@ -208,7 +225,7 @@ def build(model: Model, training: Training, texts, prepared, run):
     import inspect
 
     import aillm_tf as ai
-    from aillm_tf.config import did_you_mean
+    from aillm_tf.config import did_you_mean, warn_unused
 
     objective = OBJECTIVES[model.objective]
     task = getattr(ai, objective.task)
@@ -221,6 +238,7 @@ def build(model: Model, training: Training, texts, prepared, run):
             raise ValueError(f"{objective.task} has no option {name!r}{did_you_mean(name, known)}")
     options |= {"max_length": model.max_length, "dtype": training.dtype, "seed": training.seed}
     if model.init:
+        warn_unused(model, "preset tokenizer tokenizer_kind vocab_size dropout", f"{model.init} has its own")
         return task.from_pretrained(model.init, **options)
     tokenizer = tokenizer_for(model, texts, prepared, run)
     changes = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), model.dropout)
@@ -242,8 +260,10 @@ def main(config: Config) -> dict:
         reading = {"on_bad": data.on_bad}  # texts are read by now, a prepared folder is not
         if config.model.objective == "causal_lm":
             reading["layout"] = data.layout
+        if config.model.objective == "masked_lm":
+            reading["words"] = data.words
         if config.model.objective == "multitask":
-            reading["weights"] = data.weights
+            reading |= {"weights": data.weights, "temperature": data.temperature}
         rows = batches(model, texts, training, **reading)
         validation = None
         if held_out:
@@ -255,7 +275,7 @@ def main(config: Config) -> dict:
         scores = {}
         if validation:
             scores = model.evaluate(validation)
-            unigram = unigram_loss(rows, validation, model.tokenizer.special_ids, model.config.vocab_size)
+            unigram = unigram_loss(model, rows, validation)
             scores |= {} if unigram is None else {"unigram_loss": unigram}
         report = run.report(scores, task=type(model).__name__, seed=training.seed, steps=model.step, data=counts)
     print("  ".join(f"{name}: {value:.4g}" for name, value in scores.items()))

@@ -1,12 +1,13 @@
 """Documents that hold what a model will be tested on: runs of 13 words that stand in an evaluation set, too.
 
 Notable here: an evaluation text of 8 to 12 words is looked for as a whole; a shorter one is left alone, for chance
-makes it, and is counted.
+makes it, and is counted. Evaluation texts are cleaned as the corpus is, or their copies in it would look different.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,21 +35,32 @@ class Evaluation(NamedTuple):
     texts: list[int]
     too_short: list[int]
 
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of what is looked for."""
+        digest = hashlib.sha256(repr((self.names, self.texts, self.too_short)).encode())
+        for n in sorted(self.runs):
+            digest.update(self.runs[n].tobytes() + self.owners[n].tobytes())
+        return digest.hexdigest()[:16]
 
-def read_evaluation(uris: Sequence[Uri]) -> Evaluation:
+
+def read_evaluation(uris: Sequence[Uri], cleaners: Iterable[Callable[[str], str]] = ()) -> Evaluation:
     """Read evaluation sets.
 
     Args:
         uris: sources as `aillm_tf.data.sources.read_table` takes them; every column of strings counts.
+        cleaners: applied to every text, one after the other; those of the corpus.
 
     Returns:
         :class:`Evaluation`.
     """
-    names, texts, too_short = [], [], []
+    names, texts, too_short, cleaners = [], [], [], list(cleaners)
     found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for number, uri in enumerate(uris):
         table = read_table(uri, errors="replace", on_bad="skip")
         strings = [value for column in table.columns.values() for value in column if isinstance(value, str)]
+        for clean in cleaners:
+            strings = [clean(text) for text in strings]
         units = split_units(strings)
         names.append(str(uri))
         texts.append(int((units.counts >= SHORTEST).sum()))

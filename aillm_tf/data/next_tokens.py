@@ -6,6 +6,7 @@ known too, and no token is lost between windows.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from aillm_tf.data.files import format_of, text_lines, undecodable
 from aillm_tf.data.packing import pack
 from aillm_tf.data.pipeline import Ragged
 from aillm_tf.data.rows import around, texts_of
+from aillm_tf.data.sources import Uri
 
 
 def read_texts(
-    rows: str | Iterable[str], *, whole: bool = False, encoding_errors: str = "strict", **reading
+    rows: Uri | Iterable[str], *, whole: bool = False, encoding_errors: str = "strict", **reading
 ) -> list[str]:
     """The texts of a source.
 
@@ -28,8 +30,8 @@ def read_texts(
         whole: a txt file is one text with its line breaks, not a text a line.
         encoding_errors, **reading: see there.
     """
-    if whole and isinstance(rows, str) and format_of(Path(rows)) == ".txt" and Path(rows).is_file():
-        text = "".join(text_lines(Path(rows), rows, errors=encoding_errors))
+    if whole and isinstance(rows, (str, os.PathLike)) and format_of(Path(rows)) == ".txt" and Path(rows).is_file():
+        text = "".join(text_lines(Path(rows), str(rows), errors=encoding_errors))
         broken = undecodable(text)
         if broken:
             raise ValueError(f"{rows}: {broken}")

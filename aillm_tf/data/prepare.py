@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from aillm_tf.data.prepare_parts import Parts, read_parts
 from aillm_tf.data.prepare_report import write_report
 from aillm_tf.data.prepare_rows import write_split
 from aillm_tf.data.prepare_sources import source_files
-from aillm_tf.data.prepare_tokens import around, make_tokenizer, tokenize
+from aillm_tf.data.prepare_tokens import around, given_tokenizer, make_tokenizer, tokenize
 from aillm_tf.data.shard_files import Layout, vocabulary_hash
 from aillm_tf.files import write_atomic
 from aillm_tf.version import __version__
@@ -38,6 +39,15 @@ from aillm_tf.version import __version__
 logger = logging.getLogger("aillm_tf")
 
 FORMAT = 1  # of the manifest, the shards and the work folder
+# What a stage leaves in the work folder, and the options that decide it: they may change until it is there.
+DECIDED = {
+    "part-*.npz": (
+        "sources", "text", "documents", "on_bad", "encoding_errors", "unicode_form", "markup", "drop", "quality",
+        "min_words", "max_words", "languages", "similarity", "evaluation", "seed",
+    ),
+    "tokenizer": ("weights", "validation", "tokenizer", "kind", "vocab_size", "use", "sentinels", "lowercase"),
+    "*.tfrecord.json": ("order", "length"),
+}  # fmt: skip
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -47,7 +57,8 @@ def prepare(
     """Prepare a corpus.
 
     Args:
-        folder: of the shards; new, or one that an interrupted call with the same options left.
+        folder: of the shards; new, or one that an interrupted call left. Options that decide what it finished have to
+            be the same.
         options: sources and what to do with them.
         processes: that clean and judge; None: one a core. The result is the same with any number.
         progress: whether to draw bars, where standard error is a terminal.
@@ -83,20 +94,22 @@ def _prepare(folder: Path, options: PrepareOptions, processes: int, progress: bo
     asked = json.loads(json.dumps(to_plain(options)))
     if (folder / "manifest.json").is_file():
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        _refuse_other(folder, manifest["options"], asked, manifest["format"])
+        _refuse_other(folder, manifest, asked, tuple(asked))
         shutil.rmtree(folder / "work", ignore_errors=True)
         logger.info("%s is prepared already", folder)
         return manifest
     work = folder / "work"
-    work.mkdir(exist_ok=True)
     begun = work / "options.json"
     if begun.is_file():
-        saved = json.loads(begun.read_text(encoding="utf-8"))
-        _refuse_other(folder, saved["options"], asked, saved["format"])
-    else:
-        write_atomic(begun, json.dumps({"format": FORMAT, "options": asked}, ensure_ascii=False))
-
+        decided = [name for made, names in DECIDED.items() if any(work.glob(made)) for name in names]
+        _refuse_other(folder, json.loads(begun.read_text(encoding="utf-8")), asked, decided)
+    # what cannot be had is said before hours of reading, not after
+    taken = options.tokenizer is not None and not (work / "tokenizer").is_dir()
+    given = given_tokenizer(options.tokenizer) if taken else None
     files = source_files(options.sources)
+    work.mkdir(exist_ok=True)
+    write_atomic(begun, json.dumps({"format": FORMAT, "options": asked}, ensure_ascii=False))
+
     parts = read_parts(work, files, options, processes, progress)
     if not len(parts):
         raise ValueError(f"no document of {', '.join(options.sources)} is left: {_reasons(parts)}. Loosen the rules")
@@ -104,10 +117,10 @@ def _prepare(folder: Path, options: PrepareOptions, processes: int, progress: bo
     train, validation = choose(parts, fate, np.array([file.source for file in files]), options)
     if not len(train):
         raise ValueError(f"all {len(validation)} documents that are left are held out: lower validation")
-    tokenizer = make_tokenizer(work, parts, train, options, progress)
+    tokenizer = make_tokenizer(work, parts, train, options, given, progress)
     ends = around(tokenizer)
-    chosen = np.zeros(len(parts), bool)
-    chosen[train] = chosen[validation] = True
+    times = np.bincount(np.concatenate([train, validation]), minlength=len(parts))
+    chosen = times > 0
     tokens = tokenize(work, parts, chosen, tokenizer, progress)
     layout = Layout(options.length, tokens.dtype.str)
     splits = {
@@ -123,7 +136,7 @@ def _prepare(folder: Path, options: PrepareOptions, processes: int, progress: bo
         "pad_id": tokenizer.pad_id,
         "splits": splits,
         "stages": _stages(parts, fate, duplicates),
-        "sources": _sources(parts, fate, chosen, files, options),
+        "sources": _sources(parts, fate, times, files, options),
         "tokenizer": {
             "kind": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
@@ -175,10 +188,13 @@ def choose(
     return train, validation
 
 
-def _refuse_other(folder: Path, before: dict, now: dict, made_by: int) -> None:
-    if made_by != FORMAT:
+def _refuse_other(folder: Path, before: dict, now: dict, names: Sequence[str]) -> None:
+    if before["format"] != FORMAT:
         raise ValueError(f"{folder} was made by another version of this package: prepare into another folder")
-    for name in now:
+    before = before["options"]
+    for name in names:
+        if name == "on_bad" and before[name] == "raise":
+            continue  # there was no bad row yet
         if before.get(name) != now[name]:
             raise ValueError(
                 f"{folder} was begun with {name}={before.get(name)!r}, not {now[name]!r}: give the same options to go "
@@ -192,7 +208,7 @@ def _stages(parts: Parts, fate: np.ndarray, duplicates: dict) -> dict[str, dict[
     return {**parts.counts, "duplicates": {**copies, "pairs compared": duplicates["candidates"]}}
 
 
-def _sources(parts: Parts, fate: np.ndarray, chosen: np.ndarray, files: list, options: PrepareOptions) -> list[dict]:
+def _sources(parts: Parts, fate: np.ndarray, times: np.ndarray, files: list, options: PrepareOptions) -> list[dict]:
     source = np.array([file.source for file in files])[parts.files]
     told = []
     for number, uri in enumerate(options.sources):
@@ -203,8 +219,8 @@ def _sources(parts: Parts, fate: np.ndarray, chosen: np.ndarray, files: list, op
                 "weight": options.weight(number),
                 "after quality": int(mine.sum()),
                 "copies": int((mine & (fate > 0)).sum()),
-                "taken": int((mine & chosen).sum()),
-                "bytes": int(parts.sizes[mine & chosen].sum()),
+                "taken": int(times[mine].sum()),  # a document as often as its weight has it
+                "bytes": int((parts.sizes * times)[mine].sum()),
             }
         )
     return told

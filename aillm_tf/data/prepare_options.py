@@ -25,7 +25,7 @@ class PrepareOptions:
         markup: take HTML tags, comments and entities out.
         drop: a regular expression; what it matches is taken out, before everything else.
         quality: "gopher": the rules in `aillm_tf.text.quality`; "none": only length and language.
-        min_words: a document of fewer words falls away; a Chinese character is a word.
+        min_words, max_words: a document of fewer or more words falls away; a Chinese character is a word.
         languages: codes; a document in another language falls away. Empty: any language.
         similarity: a document that shares this much of its five-word runs with an earlier one (Jaccard) falls away;
             0: only exact copies do.
@@ -36,6 +36,7 @@ class PrepareOptions:
         kind: of a trained tokenizer: "wordpiece", "bpe" or "unigram".
         vocab_size: of a trained tokenizer, a multiple of 128.
         use: what a trained tokenizer is for: see `aillm_tf.text.train.train_tokenizer`.
+        sentinels: tokens <extra_id_0>, <extra_id_1>, ... of a trained tokenizer, for span corruption; T5 has 100.
         lowercase: of a trained tokenizer; None: for encoders only.
         length: tokens of a row.
         seed: of the order, the trained sample and MinHash.
@@ -52,6 +53,7 @@ class PrepareOptions:
     drop: str | None = None
     quality: Literal["gopher", "none"] = "gopher"
     min_words: int = 50
+    max_words: int = 100_000
     languages: tuple[str, ...] = ()
     similarity: float = 0.65
     evaluation: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ class PrepareOptions:
     kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
     vocab_size: int = 32_768
     use: Literal["encoder", "decoder", "seq2seq"] = "encoder"
+    sentinels: int = 0
     lowercase: bool | None = None
     length: int = 512
     seed: int = 0
@@ -77,6 +80,12 @@ class PrepareOptions:
             raise ValueError(
                 f"vocab_size {self.vocab_size} is no multiple of 128, which matrix units want: take {near}"
             )
+        if self.tokenizer is None:
+            from aillm_tf.text.train import check
+
+            check(self.kind, self.vocab_size - self.sentinels, self.use)
+        elif self.sentinels:
+            raise ValueError(f"{self.tokenizer} is taken as it is: sentinels are of a tokenizer that is trained")
         if not 0 <= self.similarity <= 1:
             raise ValueError(f"similarity is a share from 0 to 1, not {self.similarity}")
         if self.validation < 0:

@@ -2,7 +2,8 @@
 
 Notable here:
 - A part is on the disk as a whole or not at all, and knows where reading goes on after it. A rerun goes on from the
-  last part; where a source has changed since, from before the first part that read it.
+  last part; where a source has changed since, from before the first part that read it; where an evaluation set has,
+  from the beginning.
 - Batches are cut by their size alone, so the parts are the same with any number of processes.
 """
 
@@ -84,8 +85,10 @@ class Parts:
 
     def band(self, number: int) -> np.ndarray:
         """(documents,) uint64, one band of every document."""
-        bands = [np.memmap(self.folder / f"{name}.bands", np.uint64, "r") for name in self.names]
         counts = np.diff(self.first)
+        paths = [self.folder / f"{name}.bands" for name in self.names]
+        # a part of which no document stayed is an empty file, which cannot be mapped
+        bands = [np.memmap(path, np.uint64, "r") if path.stat().st_size else np.zeros(0, np.uint64) for path in paths]
         return np.concatenate(
             [part[number * count : (number + 1) * count] for part, count in zip(bands, counts, strict=True)]
         )
@@ -126,19 +129,22 @@ def read_parts(
     Returns:
         :class:`Parts`.
     """
-    names, start, done, ended = _resume(folder, files)
+    evaluation = None
+    if options.evaluation:
+        evaluation = read_evaluation(options.evaluation, Stages(options).cleaners().values())
+    looked_for = evaluation and evaluation.fingerprint
+    names, start, done, ended = _resume(folder, files, looked_for)
     if not ended:
         for stale in folder.iterdir():  # unfinished, or made by later stages of other parts
             if stale.name.partition(".")[0] not in ("options", *names):
                 shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-        evaluation = read_evaluation(options.evaluation) if options.evaluation else None
         stages = Stages(options, evaluation)
         size = sum(file.size for file in files)
         if all(file.stamp for file in files) and size < _SMALL:
             processes = 1  # a process takes longer to start than so little text
         total = size if all(file.stamp for file in files) else None
         with tqdm(total=total, initial=done, desc="read", unit="B", unit_scale=True, disable=quiet(progress)) as bar:
-            part = _Part(folder, files, len(names), start)
+            part = _Part(folder, files, looked_for, len(names), start)
             if evaluation is not None and not names:
                 for name, texts, short in zip(evaluation.names, evaluation.texts, evaluation.too_short, strict=True):
                     part.counts["evaluation", f"{name}: looked for"] = texts
@@ -148,7 +154,7 @@ def read_parts(
                 bar.update(batch.counts["read", "bytes"] + len(read.documents))
                 if part.size >= PART:
                     names.append(part.write(False))
-                    part = _Part(folder, files, len(names), part.next)
+                    part = _Part(folder, files, looked_for, len(names), part.next)
             names.append(part.write(True))
     return Parts(folder, names)
 
@@ -158,7 +164,9 @@ def quiet(progress: bool) -> bool | None:
     return None if progress else True
 
 
-def _resume(folder: Path, files: Sequence[SourceFile]) -> tuple[list[str], tuple[int, int], int, bool]:
+def _resume(
+    folder: Path, files: Sequence[SourceFile], looked_for: str | None
+) -> tuple[list[str], tuple[int, int], int, bool]:
     """(parts that hold, where to go on, bytes read, whether everything was read)."""
     names, start, read, ended = [], (0, 0), 0, False
     for index in range(1 << 30):
@@ -169,6 +177,8 @@ def _resume(folder: Path, files: Sequence[SourceFile]) -> tuple[list[str], tuple
         changed = [uri for file, uri, stamp in info["stamps"] if files[file:] == [] or files[file][1:] != (uri, stamp)]
         if info["ended"] not in (0, len(files)):
             changed.append("the list of files")
+        if info.get("looked_for") != looked_for:
+            changed.append("an evaluation set")
         if changed:
             logger.warning("%s has changed since it was read: reading again from before it", changed[0])
             break
@@ -254,8 +264,11 @@ def _run(texts: list[str]) -> Batch:
 class _Part:
     """Batches until they are a part."""
 
-    def __init__(self, folder: Path, files: Sequence[SourceFile], number: int, start: tuple[int, int]):
-        self.folder, self.files, self.name, self.next = folder, files, f"part-{number:05d}", start
+    def __init__(
+        self, folder: Path, files: Sequence[SourceFile], looked_for: str | None, number: int, start: tuple[int, int]
+    ):
+        self.folder, self.files, self.looked_for = folder, files, looked_for
+        self.name, self.next = f"part-{number:05d}", start
         self.size, self.batches, self.places, self.read = 0, [], [], set()
         self.counts, self.examples = Counter({("read", "documents"): 0, ("read", "bytes"): 0}), {}
 
@@ -266,7 +279,7 @@ class _Part:
         self.places.append(np.array([(document.file, document.line) for document in rows], np.int64).reshape(-1, 2))
         self.batches.append(batch)
         self.size += len(batch.text)
-        self.counts += batch.counts
+        self.counts.update(batch.counts)  # += would drop what is not above 0: a text may get longer
         if read.bad:
             self.counts["read", "documents"] += len(read.bad)
             self.counts["read", "bad rows"] += len(read.bad)
@@ -292,11 +305,10 @@ class _Part:
         }
         joined["keys"] = np.concatenate([np.zeros((0, 2), np.uint64), *(batch.keys for batch in self.batches)])
         info = {
-            "counts": plain(
-                +self.counts | {key: self.counts[key] for key in (("read", "documents"), ("read", "bytes"))}
-            ),
+            "counts": plain(self.counts),
             "examples": plain(self.examples),
             "stamps": [[file, *self.files[file][1:]] for file in sorted(self.read)],
+            "looked_for": self.looked_for,
             "next": self.next,
             "ended": len(self.files) * ended,  # of how many files this is the last part
         }

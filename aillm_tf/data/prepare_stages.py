@@ -86,9 +86,7 @@ class Stages:
             texts = cleaned
         units = split_units(texts)
         options = self.options
-        rules = QualityRules(
-            min_words=options.min_words, languages=options.languages, rules=options.quality == "gopher"
-        )
+        rules = QualityRules(options.min_words, options.max_words, options.languages, options.quality == "gopher")
         reasons, languages = judge(texts, units, rules)
         stage_of = ["quality"] * len(texts)
         if self.evaluation is not None:

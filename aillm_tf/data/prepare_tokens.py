@@ -18,6 +18,7 @@ from tqdm import tqdm
 from aillm_tf.data.prepare_options import PrepareOptions
 from aillm_tf.data.prepare_parts import Parts, load_arrays, quiet, save_arrays
 from aillm_tf.files import atomic_file
+from aillm_tf.text.sentinels import with_sentinels
 from aillm_tf.text.tokenizer import Tokenizer
 from aillm_tf.text.train import train_tokenizer
 
@@ -82,14 +83,27 @@ class _Sample:
         return iter(bar)
 
 
-def make_tokenizer(folder: Path, parts: Parts, train: np.ndarray, options: PrepareOptions, progress: bool) -> Tokenizer:
+def given_tokenizer(source: str) -> Tokenizer:
+    """A tokenizer that is not trained, with padding as language models give it where it has none."""
+    from aillm_tf.weights.resolve import resolve
+
+    tokenizer = Tokenizer.from_folder(resolve(source)).padded()
+    if tokenizer.pad_id is None:
+        raise ValueError(f"{source}: the tokenizer has neither a pad nor an end token: add one and save it again")
+    return tokenizer
+
+
+def make_tokenizer(
+    folder: Path, parts: Parts, train: np.ndarray, options: PrepareOptions, given: Tokenizer | None, progress: bool
+) -> Tokenizer:
     """Train or take the tokenizer, once.
 
     Args:
         folder: the work folder.
         parts: the documents.
         train: the documents to learn from; of more than 256 MiB a sample.
-        options: which.
+        options: how to train it.
+        given: the tokenizer to take; None: train one.
         progress: whether to draw a bar.
 
     Returns:
@@ -98,13 +112,8 @@ def make_tokenizer(folder: Path, parts: Parts, train: np.ndarray, options: Prepa
     path = folder / "tokenizer"
     if path.is_dir():
         return Tokenizer.from_folder(path)
-    if options.tokenizer is not None:
-        from aillm_tf.weights.resolve import resolve
-
-        tokenizer = Tokenizer.from_folder(resolve(options.tokenizer))
-        if tokenizer.pad_id is None:
-            raise ValueError(f"{options.tokenizer}: the tokenizer has no pad token: add one and save it again")
-    else:
+    tokenizer = given
+    if tokenizer is None:
         documents = np.unique(train)
         share = SAMPLE / max(1, int(parts.sizes[documents].sum()))
         if share < 1:  # by a hash of the words, so that the sample is spread over the corpus
@@ -121,7 +130,8 @@ def _train(texts: _Sample, options: PrepareOptions) -> Tokenizer:
     settings = {"kind": options.kind, "use": options.use, "lowercase": options.lowercase}
     size = options.vocab_size
     while True:
-        tokenizer = train_tokenizer(texts, vocab_size=size, **settings)
+        tokenizer = train_tokenizer(texts, vocab_size=size - options.sentinels, **settings)
+        tokenizer = with_sentinels(tokenizer, options.sentinels)
         if tokenizer.vocab_size == size:
             return tokenizer
         size = tokenizer.vocab_size // 128 * 128

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from aillm_tf.data.pipeline import Ragged
-from aillm_tf.data.sources import read_table
+from aillm_tf.data.sources import Uri, read_table
+from aillm_tf.data.tables import listing
 
 SENTENCE_ENDS = tuple(".!?。！？…")
 
 
 def texts_of(
-    rows: str | Iterable[str], *, text: str = "text", on_bad: str = "raise", encoding_errors: str = "strict"
+    rows: Uri | Iterable[str], *, text: str = "text", on_bad: str = "raise", encoding_errors: str = "strict"
 ) -> list[str]:
     """The texts of a source that are not empty.
 
@@ -27,8 +29,11 @@ def texts_of(
 
     Raises:
         ValueError: a bad row; names the file and line.
+        TypeError: a mapping, whose keys would be taken for texts.
     """
-    if isinstance(rows, str):
+    if isinstance(rows, Mapping):
+        raise TypeError(f"give a source or texts, not a mapping with the keys {listing(rows)}")
+    if isinstance(rows, (str, os.PathLike)):
         rows = read_table(rows, columns=[text], on_bad=on_bad, errors=encoding_errors).columns[text]
     return [row for row in rows if row.strip()]
 

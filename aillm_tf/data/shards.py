@@ -175,7 +175,7 @@ def open_shards(
     Args:
         source: its folder; ":split" may follow it.
         split: "train" (the default) or "validation".
-        batch_size: rows of a global batch; or
+        batch_size: rows of a global batch; or, when it is given,
         tokens_per_batch: rows x length of a global batch.
         shuffle, seed, noise, noise_name: as of `Dataset`; noise sees the columns of a row.
         keep: which of token_ids, packed_ids, positions and valid to give; None: all of them. "bytes", only where it is
@@ -245,7 +245,7 @@ def open_shards(
         split,
         keep,
         bad,
-        batch_size=batch_size,
+        batch_size=None if tokens_per_batch is not None else batch_size,
         tokens_per_batch=tokens_per_batch,
         shuffle=shuffle,
         seed=seed,

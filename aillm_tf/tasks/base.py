@@ -62,6 +62,7 @@ class Task(keras.Model):
     backbone_class = Encoder
     serving_inputs: tuple[str, ...] = ("text",)
     serving_facts: tuple[str, ...] = ()  # attributes that an export's model.json has, to be scored as the task is
+    turns = 1  # objectives, of which a step trains one
     huggingface_head: str | None = None  # as `aillm_tf.weights.loading.save_pretrained` names heads
 
     def __init__(
@@ -174,7 +175,8 @@ class Task(keras.Model):
             clip_norm: global norm to which the gradient of the global batch is clipped; None: not clipped.
             accumulate: micro-batches a replica's share of the batch is cut into; less memory, the same result.
             steps_per_execution: steps run in one call without returning to Python.
-            spike_guard: skip a batch whose gradient norm is more than this many times the running average; None: none.
+            spike_guard: skip a batch whose gradient norm is more than this many times the running average (of its
+                objective, where there are several); None: none.
             r_drop, adversarial: alpha of R-Drop, or epsilon of adversarial training; see
                 `aillm_tf.training.regularizers`. None: neither.
             jit_compile: XLA; "auto" is on GPUs only (TPUs always compile; on CPUs XLA trains slower).
@@ -190,7 +192,7 @@ class Task(keras.Model):
         super().compile(optimizer=optimizer, loss=None, jit_compile=False)
         with self.strategy.scope():
             optimizer.build(self.trainable_variables)
-            self.guard = None if spike_guard is None else SpikeGuard(spike_guard)
+            self.guard = None if spike_guard is None else SpikeGuard(spike_guard, self.turns)
         # keras.Model keeps steps_per_execution for its own loop
         self.accumulate, self.steps_per_execution, self.clip_norm = accumulate, steps_per_execution, clip_norm
         self.r_drop, self.adversarial = r_drop, adversarial

@@ -70,12 +70,10 @@ class CausalLM(GenerativeTask):
             raise ValueError("an LSTM reads from left to right only: prefix_lm needs attention")
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing is a share in [0, 1), not {label_smoothing}")
-        if tokenizer.pad_id is None and tokenizer.eos_id is not None:  # GPT-2: what fills up a row is never looked at
-            tokenizer = tokenizer.with_special_tokens(pad=tokenizer.vocabulary[tokenizer.eos_id])
         if max_length is None:
             max_length = min(config.max_length, 1024)
         self.prefix_lm, self.label_smoothing, self.z_loss = prefix_lm, label_smoothing, z_loss
-        super().__init__(config.replace(causal=True), tokenizer, max_length=max_length, **options)
+        super().__init__(config.replace(causal=True), tokenizer.padded(), max_length=max_length, **options)
 
     def options(self) -> dict:
         own = ("prefix_lm", "label_smoothing", "z_loss")
@@ -175,7 +173,8 @@ class CausalLM(GenerativeTask):
 
         Args:
             rows: a source with a text column (see `aillm_tf.data.sources`), the texts themselves, or a folder that
-                `aillm prepare` wrote, whose rows are packed already.
+                `aillm prepare` wrote, whose rows are packed already; where it cut a document, the first token of a
+                piece is no target.
             layout: "documents": a text is a row, or several where it is longer than `max_length`; "stream": all texts,
                 one after the other, cut into rows of `max_length`, with `shuffle` elsewhere in every epoch (of a txt
                 file, the whole file is one text); "packed": several texts in a row, none of which sees another.

@@ -94,7 +94,7 @@ class Denoising(SequenceToSequence):
         if "span_corruption" in noise and len(self.sentinels) < 2:
             raise ValueError(
                 "the tokenizer has no <extra_id_0>, <extra_id_1>, ...: span_corruption needs them, see "
-                "aillm_tf.text.sentinels.with_sentinels"
+                "aillm_tf.text.sentinels.with_sentinels, or train one with `aillm prepare --sentinels 100`"
             )
         self.noise, self.rate, self.span_length = noise, rate, span_length
         super().__init__(

@@ -18,6 +18,7 @@ from keras import ops
 
 from aillm_tf.data.mixture import Mixture
 from aillm_tf.data.pipeline import Dataset
+from aillm_tf.data.tables import listing, nearest
 from aillm_tf.layers.base import Layer
 from aillm_tf.layers.naming import variables_by_name
 from aillm_tf.metrics.bootstrap import Tally
@@ -125,6 +126,10 @@ class MultiTask(Task):
     def logits(self, features: dict, seed=None):
         raise TypeError("several objectives have no logits in common: take those of model.tasks[name]")
 
+    @property
+    def turns(self) -> int:
+        return len(self.objectives.tasks)
+
     # Learning -------------------------------------------------------------------------------------------------------
 
     def turn(self, batch: dict) -> tuple[Any, list[tuple]]:
@@ -203,7 +208,7 @@ class MultiTask(Task):
         """The data of all objectives as one.
 
         Args:
-            rows: what every objective learns from, or name -> what that objective learns from.
+            rows: what every objective learns from, or name of the objective -> what it learns from.
             weights, temperature: how often each has its turn, see `Mixture`.
             each: name -> options of that objective's `dataset` that are not those of all.
             seed: of the schedule, and of order and noise of every objective, which differ.
@@ -211,12 +216,20 @@ class MultiTask(Task):
 
         Returns:
             A `Mixture`, for `fit` and `evaluate`.
+
+        Raises:
+            ValueError: rows or `each` name what is no objective, or rows lack one.
         """
         tasks = self.objectives.tasks
-        own = isinstance(rows, Mapping) and set(rows) == set(tasks)
-        for name in each or ():
-            if name not in tasks:
-                raise ValueError(f"each names {name!r}; the objectives are {', '.join(tasks)}")
+        own = isinstance(rows, Mapping)
+        for told, names in (("rows", rows if own else ()), ("each", each or ())):
+            for name in names:
+                if name not in tasks:
+                    known = ", ".join(tasks)
+                    raise ValueError(f"{told} names {name!r}; the objectives are {known}{nearest(name, tasks)}")
+        missing = [name for name in tasks if own and name not in rows]
+        if missing:
+            raise ValueError(f"rows say nothing of {listing(missing)}: give what each objective learns from")
         if isinstance(rows, Iterable) and not isinstance(rows, (str, Mapping, Sequence)):
             rows = list(rows)  # an iterator is there once, the objectives are several
         parts: dict[str, Dataset] = {}
@@ -260,6 +273,8 @@ class MultiTask(Task):
 class Accounts(keras.callbacks.Callback):
     """What each objective has seen and lost, exactly: steps, tokens, sum of the loss and of its weight.
 
+    A step that the spike guard left out counts as "skipped" alone: nothing was learned from it.
+
     Args:
         data: what `fit` trains on.
     """
@@ -270,7 +285,7 @@ class Accounts(keras.callbacks.Callback):
         self.run, self.epoch = self._nothing(), self._nothing()
 
     def _nothing(self) -> dict[str, dict[str, float]]:
-        return {name: {"steps": 0, "tokens": 0, "loss": 0.0, "weight": 0.0} for name in self.data.names}
+        return {name: {"steps": 0, "skipped": 0, "tokens": 0, "loss": 0.0, "weight": 0.0} for name in self.data.names}
 
     def on_train_batch_end(self, batch, logs=None):
         task = self.model
@@ -278,6 +293,9 @@ class Accounts(keras.callbacks.Callback):
             name, tokens = self.data.name_of(step), self.data.tokens(step, step + 1)
             weight = float(task.step_weights[i])
             for totals in (self.run[name], self.epoch[name]):
+                if task.step_skipped[i]:
+                    totals["skipped"] += 1
+                    continue
                 totals["steps"] += 1
                 totals["tokens"] += tokens
                 totals["loss"] += float(task.step_losses[i]) * weight

@@ -433,6 +433,15 @@ class Tokenizer:
         backend.add_special_tokens([token for token in roles.values() if token not in self.vocabulary])
         return Tokenizer(backend, **{**self._rest(), "special_tokens": {**self.special_tokens, **roles}})
 
+    def padded(self) -> Tokenizer:
+        """The tokenizer with its end token for padding, where it has no token for that: GPT-2, Llama.
+
+        The vocabulary stays the same. What fills up a row is masked, so its token says nothing.
+        """
+        if self.pad_id is not None or self.eos_id is None:
+            return self
+        return self.with_special_tokens(pad=self.vocabulary[self.eos_id])
+
     def save(self, folder: str | PathLike) -> None:
         """Writes the files that `from_folder` and ``transformers.AutoTokenizer.from_pretrained`` read.
 

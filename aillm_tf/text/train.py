@@ -73,19 +73,23 @@ def train_tokenizer(
         WordPiece: Schuster and Nakajima, "Japanese and Korean Voice Search", 2012. BPE: Sennrich et al., 2016,
         https://arxiv.org/abs/1508.07909. Unigram: Kudo, 2018, https://arxiv.org/abs/1804.10959.
     """
-    if kind not in TRAINERS:
-        raise ValueError(f"kind={kind!r} is not known; choose one of {', '.join(TRAINERS)}")
     if isinstance(texts, str):
         raise TypeError("train_tokenizer takes the texts of a corpus; put the single text into a list")
+    check(kind, vocab_size, use)
+    lowercase = use == "encoder" if lowercase is None else lowercase
+    return TRAINERS[kind](texts, vocab_size, lowercase, min_frequency, USES[use])
+
+
+def check(kind: str, vocab_size: int, use: str) -> None:
+    """Refuses what no texts could make good; see `train_tokenizer` for arguments and errors."""
+    if kind not in TRAINERS:
+        raise ValueError(f"kind={kind!r} is not known; choose one of {', '.join(TRAINERS)}")
     if use not in USES or (use != "encoder" and kind == "wordpiece"):
         allowed = "encoder" if kind == "wordpiece" else ", ".join(USES)
         raise ValueError(f"use={use!r} does not go with kind={kind!r}; choose one of {allowed}")
-    family = USES[use]
-    smallest = len(family.roles) + (256 if kind == "bpe" else 1)
+    smallest = len(USES[use].roles) + (256 if kind == "bpe" else 1)
     if vocab_size < smallest:
         raise ValueError(f"vocab_size={vocab_size} is too small: {kind} needs {smallest} tokens before it learns any")
-    lowercase = use == "encoder" if lowercase is None else lowercase
-    return TRAINERS[kind](texts, vocab_size, lowercase, min_frequency, family)
 
 
 def kept_tokenizer(folder: Path, texts: Iterable[str], **options) -> Tokenizer:

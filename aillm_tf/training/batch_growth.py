@@ -22,7 +22,7 @@ class GrowingBatches(Dataset):
     """A data set whose first batches are parts of those of another.
 
     Args:
-        data: what it is made of; anything with the methods of a `Dataset`.
+        data: what it is made of; of one task, no `Mixture`.
         warmup: steps within which the batch grows to its size, in three stages of about equal length.
 
     Attributes:
@@ -76,12 +76,12 @@ class GrowingBatches(Dataset):
         batch, part = divmod(step - start, parts)
         return used + batch, part, parts
 
-    def batch_rows(self, step: int) -> tuple[np.ndarray, int, int]:
-        """(row numbers, positions of a row, rows of a full batch) of the global batch of a step, counted from 0."""
+    def _planned(self, step: int) -> tuple[np.ndarray, tuple[int, ...], int]:
+        """What `Dataset.batch_rows` and the count of operations read, for the part that a step has of a batch."""
         batch, part, parts = self._place(step)
-        rows, length, full = self.data.batch_rows(batch)
+        rows, lengths, full = self.data._planned(batch)
         share = full // parts
-        return rows[part * share : (part + 1) * share], length, share
+        return rows[part * share : (part + 1) * share], lengths, share
 
     def tokens(self, first_step: int, last_step: int) -> int:
         """Tokens without padding in the steps [first_step, last_step); within a batch each part counts the same."""

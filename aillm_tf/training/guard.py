@@ -1,7 +1,8 @@
 """The loss-spike guard: a batch whose gradient norm is far above its running average is skipped.
 
 It works inside the step, on the norm of the reduced gradient: every replica decides alike, and nothing waits for the
-host. Its numbers are a part of every checkpoint.
+host. Of several objectives each has an average of its own, for the norms of one say nothing of another's. Its numbers
+are a part of every checkpoint.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ DECAY = 0.98  # of the running average: about the last 50 steps
 LEARNED = 20  # steps whose norms are only taken into the average, before one is judged
 
 
-def judge(limit: float, norm, usable, total, seen) -> tuple:
+def judge(limit: float, norm, usable, totals, counts, turn=0) -> tuple:
     """Whether a norm is an outlier, and by how much `total`, `seen` and `skipped` of `SpikeGuard` fall, by name.
 
     Args:
         limit: see `SpikeGuard`.
-        norm, usable: see `SpikeGuard.accepts`.
-        total, seen: its numbers before.
+        norm, usable, turn: see `SpikeGuard.accepts`.
+        totals, counts: its `total` and `seen` before.
     """
+    mine = ops.one_hot(turn, totals.shape[0]) if len(totals.shape) else 1.0
+    total, seen = (ops.sum(numbers * ops.cast(mine, numbers.dtype)) for numbers in (totals, counts))
     highest = limit * total / ops.maximum(1.0 - DECAY ** ops.cast(seen, "float32"), 1e-8)
     outlier = ops.logical_and(ops.logical_and(usable, seen >= LEARNED), norm > highest)
     counted = ops.where(outlier, highest, norm)
-    counts = {"seen": -ops.cast(usable, seen.dtype), "skipped": -ops.cast(outlier, seen.dtype)}
-    return outlier, {"total": ops.where(usable, (1.0 - DECAY) * (total - counted), 0.0), **counts}
+    falls = {"seen": -ops.cast(usable, seen.dtype), "skipped": -ops.cast(outlier, seen.dtype)}
+    falls["total"] = ops.where(usable, (1.0 - DECAY) * (total - counted), 0.0)
+    return outlier, {name: fall * ops.cast(mine, fall.dtype) for name, fall in falls.items()}
 
 
 class SpikeGuard:
@@ -41,6 +45,7 @@ class SpikeGuard:
 
     Args:
         limit: how many times the average is too much.
+        objectives: of which every step trains one.
 
     Example:
         >>> guard = SpikeGuard(4.0)
@@ -52,25 +57,27 @@ class SpikeGuard:
         Chowdhery et al. 2022 (PaLM), section 5.1, https://arxiv.org/abs/2204.02311: steps with a spike are left out.
     """
 
-    def __init__(self, limit: float):
+    def __init__(self, limit: float, objectives: int = 1):
         if not limit > 1.0:
             raise ValueError(f"spike_guard is {limit}: give how many times the average norm is too much, above 1")
         self.limit = limit
-        self.total = keras.Variable(0.0, trainable=False, name="spike_total")  # the average, not yet divided
-        self.seen = keras.Variable(0, dtype="int", trainable=False, name="spike_seen")
-        self.skipped = keras.Variable(0, dtype="int", trainable=False, name="spike_skipped")
+        zero = np.zeros(() if objectives == 1 else objectives, "float32")
+        self.total = keras.Variable(zero, trainable=False, name="spike_total")  # the average, not yet divided
+        self.seen = keras.Variable(zero, dtype="int", trainable=False, name="spike_seen")
+        self.skipped = keras.Variable(zero, dtype="int", trainable=False, name="spike_skipped")
 
-    def accepts(self, norm: tf.Tensor, usable: tf.Tensor) -> tf.Tensor:
+    def accepts(self, norm: tf.Tensor, usable: tf.Tensor, turn: tf.Tensor | int = 0) -> tf.Tensor:
         """Judges a norm and takes it into the average, in a replica's context.
 
         Args:
             norm: float32 scalar, of the gradient of the global batch.
             usable: bool scalar; where False the norm is not looked at: it is not finite, or of a batch without weight.
+            turn: int32 scalar, which objective's the batch is.
 
         Returns:
             bool scalar: whether the step is to be taken.
         """
-        outlier, falls = judge(self.limit, norm, usable, read_local(self.total), read_local(self.seen))
+        outlier, falls = judge(self.limit, norm, usable, read_local(self.total), read_local(self.seen), turn)
         for name, variable in self.variables().items():
             subtract_local(variable, falls[name])
         return ~outlier

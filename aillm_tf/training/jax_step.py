@@ -97,7 +97,8 @@ def make_step(task) -> Callable:
         taken = usable = sound & (weight > 0.0)  # a batch of which nothing counts changes nothing
         numbers = state.get("guard", {})
         if guard is not None:
-            outlier, fall = judge(guard.limit, norm, usable, numbers["total"], numbers["seen"])
+            turn = task.turn({name: x[0] for name, x in batch.items()})[0] if hasattr(task, "turn") else 0
+            outlier, fall = judge(guard.limit, norm, usable, numbers["total"], numbers["seen"], turn)
             numbers, taken = {name: numbers[name] - fall[name] for name in numbers}, usable & ~outlier
         state = {**state, **updated(optimizer, state, grads, factor, taken), **({"guard": numbers} if numbers else {})}
         found = {"loss": total, "weight": weight, "gradient_norm": norm}

@@ -189,7 +189,7 @@ def fit(
                     totals = [totals[0] + float(results["loss"][i]), totals[1] + float(results["weight"][i])]
                 logs = {"loss": float(task.step_losses[-1]), "learning_rate": task.learning_rate(task.step - 1)}
                 if task.guard:
-                    logs["skipped"] = int(task.guard.skipped.numpy())
+                    logs["skipped"] = int(task.guard.skipped.numpy().sum())
                 callbacks.on_train_batch_end(begin + count - 1, logs)
                 # a worker that leaves alone would leave the others waiting: all have to know at the same step
                 asked = bool(results["leaving"].any()) if several else interrupt.requested

@@ -120,6 +120,7 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
     """
     import keras
 
+    from aillm_tf.data.mixture import Mixture
     from aillm_tf.layers.transformer import remat_of, set_remat
     from aillm_tf.training.batch_growth import GrowingBatches
     from aillm_tf.training.cluster import agree
@@ -133,6 +134,8 @@ def fit(task, data, options: Training, run, *, validation=None, best: str | None
             raise ValueError("training.remat recomputes Transformer blocks, and this model has none: leave it out")
     steps = options.epochs * data.steps_per_epoch
     if options.batch_warmup is not None:
+        if isinstance(data, Mixture):
+            raise ValueError("training.batch_warmup grows the batches of one objective: leave it out with several")
         data = GrowingBatches(data, options.batch_warmup)
         steps = data.steps_of(steps)
     steps = options.steps or steps

@@ -166,7 +166,8 @@ def make_replica_step(task, replicas: int, context: Callable = tf.distribute.get
             factor = factor * tf.minimum(1.0, clip / tf.maximum(norm, 1e-12))
         sound = sound & tf.math.is_finite(norm) & tf.math.is_finite(total)
         usable = sound & (weight > 0.0)  # a batch of which nothing counts changes nothing
-        taken = usable if guard is None else usable & guard.accepts(norm, usable)
+        turn = task.turn(batch)[0] if several else 0
+        taken = usable if guard is None else usable & guard.accepts(norm, usable, turn)
         optimizer.update(grads, factor, taken, one_pass=task.fuse_on_cpu and replicas == 1)
         skipped = tf.cast(usable & ~taken, tf.float32)
         results = (total, weight, norm, skipped, leaving)

@@ -65,6 +65,11 @@ def open_source(source: str | os.PathLike, *, progress: bool = True) -> Pretrain
         folder = folder / "model"
     if (folder / "task.json").exists():
         return _saved_here(folder)
+    if (folder / "state.json").exists():
+        raise ValueError(
+            f"{folder} is a checkpoint of training, without config and tokenizer: give the folder of the run, whose "
+            "model is there once it has ended; the same command with the same --out goes on with a run that was stopped"
+        )
     if not any(folder.glob("*.safetensors")):
         for pattern, module in FORMATS.items():
             if any(folder.glob(pattern)):

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import gzip
 import hashlib
+import html
 import json
 import os
 import random
@@ -11,19 +12,21 @@ import resource
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aillm_tf.data import files
-from aillm_tf.data.prepare import prepare
+from aillm_tf.data.prepare import DECIDED, prepare
 from aillm_tf.data.prepare_options import PrepareOptions
 from aillm_tf.data.prepare_sources import read_documents, source_files
 from aillm_tf.data.tables import Bad
 from aillm_tf.text.tokenizer import Tokenizer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
+GPT2 = Path(__file__).parents[1] / "golden" / "tokenizers" / "gpt2"
 VOCABULARY = [
     f"{a}{b}{c}{d}" for a in "bdfgklmnprst" for b in "aeiou" for c in "lmnrst" for d in ("a", "en", "or", "y")
 ]
@@ -122,6 +125,24 @@ def test_counts_of_the_stages_add_up(corpus):
     assert stages["read"]["documents"] == fell + copies + sum(split["documents"] for split in splits.values())
 
 
+def test_a_stage_that_makes_texts_longer_is_counted(tmp_path, planted):
+    source = write_jsonl(tmp_path / "a.jsonl", [planted[0][0].replace("f", "\ufb01"), *planted[0][1:20]])
+    options = PrepareOptions(sources=(source,), unicode_form="NFKC", vocab_size=128, length=128)
+    stages = prepare(tmp_path / "out", options, progress=False)["stages"]
+    assert stages["normalise"] == {"changed": 1, "characters": -planted[0][0].count("f")}
+    assert stages["markup"] == {"changed": 0, "characters": 0}
+
+
+def test_how_many_words_a_document_may_have_is_an_option(tmp_path, planted):
+    words = [len(text.split()) for text in planted[0][:40]]
+    source = write_jsonl(tmp_path / "a.jsonl", planted[0][:40])
+    bounds = {"min_words": 80, "max_words": 150, "quality": "none"}
+    options = PrepareOptions(sources=(source,), vocab_size=128, length=128, **bounds)
+    fell = prepare(tmp_path / "out", options, progress=False)["stages"]["quality"]
+    few, many = sum(count < 80 for count in words), sum(count > 150 for count in words)
+    assert min(few, many) > 0 and fell == {"too few words": few, "too many words": many}
+
+
 def test_the_report_shows_what_fell_away(corpus):
     page = (corpus[0] / "report.html").read_text(encoding="utf-8")
     for wanted in ("near-duplicates", "Documents by length", "Rows by how full", "planted.jsonl:", "is like"):
@@ -148,6 +169,31 @@ def test_a_prepared_folder_is_left_alone(corpus, options):
 def test_a_folder_of_another_corpus_is_refused(corpus, options):
     with pytest.raises(ValueError, match="begun with length=2048, not 128"):
         prepare(corpus[0], dataclasses.replace(options, length=128), progress=False)
+
+
+def test_what_is_not_decided_yet_may_change_in_a_folder_that_was_begun(tmp_path, options, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("aillm_tf.data.prepare.make_tokenizer", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(tmp_path / "a", options, processes=1, progress=False)
+    with pytest.raises(ValueError, match="begun with min_words=50, not 60"):
+        prepare(tmp_path / "a", dataclasses.replace(options, min_words=60), progress=False)
+    other = dataclasses.replace(options, kind="bpe", length=1024)
+    manifest = prepare(tmp_path / "a", other, progress=False)
+    assert manifest == prepare(tmp_path / "b", other, progress=False)
+
+
+def test_every_option_is_of_a_stage():
+    decided = [name for names in DECIDED.values() for name in names]
+    assert sorted(decided) == sorted(field.name for field in dataclasses.fields(PrepareOptions))
+
+
+def test_a_tokenizer_that_is_not_there_is_named_before_anything_is_read(tmp_path, options, monkeypatch):
+    monkeypatch.setattr("aillm_tf.data.prepare.read_parts", lambda *_: 1 / 0)
+    with pytest.raises(FileNotFoundError, match="no/tokenizer"):
+        prepare(tmp_path / "a", dataclasses.replace(options, tokenizer="no/tokenizer"), progress=False)
+    with pytest.raises(ZeroDivisionError):  # another one may be given
+        prepare(tmp_path / "a", dataclasses.replace(options, tokenizer=str(GPT2)), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +296,14 @@ def test_a_file_that_came_after_a_stop_is_read(tmp_path, planted, monkeypatch):
     assert prepare(tmp_path / "out", options, progress=False)["stages"]["read"]["documents"] == 100
 
 
+def test_a_part_of_which_no_document_stays_is_no_fault(tmp_path, planted, monkeypatch):
+    monkeypatch.setattr("aillm_tf.data.prepare_parts.PART", 1)
+    monkeypatch.setattr("aillm_tf.data.prepare_parts.BATCH", 1)  # every document is a part
+    source = write_jsonl(tmp_path / "a.jsonl", [*planted[0][:20], "too short"])
+    options = PrepareOptions(sources=(source,), vocab_size=128, length=128)
+    assert prepare(tmp_path / "out", options, progress=False)["stages"]["quality"] == {"too few words": 1}
+
+
 def test_bad_rows_stop_or_are_counted_by_line(tmp_path, planted):
     source = tmp_path / "a.jsonl"
     rows = [json.dumps({"text": text}) for text in planted[0][:60]]
@@ -259,9 +313,9 @@ def test_bad_rows_stop_or_are_counted_by_line(tmp_path, planted):
     with pytest.raises(ValueError, match=r"a\.jsonl:8: not JSON"):
         prepare(tmp_path / "a", options, progress=False)
     skipping = dataclasses.replace(options, on_bad="skip")
-    manifest = prepare(tmp_path / "b", skipping, progress=False)
+    manifest = prepare(tmp_path / "a", skipping, progress=False)
     assert manifest["stages"]["read"]["bad rows"] == 2
-    assert "a.jsonl:9: the row has no column" in (tmp_path / "b" / "report.html").read_text().replace("&#x27;", "'")
+    assert "a.jsonl:9: the row has no column" in (tmp_path / "a" / "report.html").read_text().replace("&#x27;", "'")
 
 
 def test_weights_say_how_often_documents_are_taken(tmp_path, planted):
@@ -272,6 +326,9 @@ def test_weights_say_how_often_documents_are_taken(tmp_path, planted):
     assert all(found.count(text) == 2 for text in planted[0][:100])
     assert 30 < sum(found.count(text) for text in planted[0][100:200]) < 70
     assert not manifest["splits"]["validation"]["rows"]
+    told = [(source["taken"], source["bytes"]) for source in manifest["sources"]]
+    halves = [[text for text in found if (text in planted[0][:100]) == first] for first in (True, False)]
+    assert told == [(len(half), sum(map(len, half))) for half in halves]
 
 
 def test_evaluation_texts_take_their_documents_out(tmp_path, planted):
@@ -284,6 +341,32 @@ def test_evaluation_texts_take_their_documents_out(tmp_path, planted):
     assert manifest["stages"]["contamination"] == {str(tmp_path / "eval.txt"): 1}
     assert list(manifest["stages"]["evaluation"].values()) == [1, 1]
     assert texts[5] not in set(documents_of(tmp_path / "out", manifest, "train"))
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [lambda text: unicodedata.normalize("NFD", text), lambda text: html.escape(text).replace("é", "&eacute;")],
+    ids=["nfd", "entities"],
+)
+def test_evaluation_texts_are_cleaned_as_the_corpus_is(tmp_path, planted, copy):
+    texts = [text.replace("e", "é") for text in planted[0][:40]]
+    (tmp_path / "eval.txt").write_text(copy(" ".join(texts[5].split()[20:40])), encoding="utf-8")
+    source = write_jsonl(tmp_path / "a.jsonl", texts)
+    options = PrepareOptions(sources=(source,), evaluation=(str(tmp_path / "eval.txt"),), vocab_size=256, length=1024)
+    manifest = prepare(tmp_path / "out", options, progress=False)
+    assert manifest["stages"]["contamination"] == {str(tmp_path / "eval.txt"): 1}
+
+
+def test_an_evaluation_set_that_changed_after_a_stop_is_looked_for(tmp_path, planted, monkeypatch):
+    source, looked_for = write_jsonl(tmp_path / "a.jsonl", planted[0][:40]), tmp_path / "eval.txt"
+    looked_for.write_text("nothing that is in the corpus, but long enough to be looked for")
+    options = PrepareOptions(sources=(source,), evaluation=(str(looked_for),), vocab_size=256, length=128)
+    with monkeypatch.context() as patch:
+        patch.setattr("aillm_tf.data.prepare.find_duplicates", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(tmp_path / "out", options, progress=False)
+    looked_for.write_text(planted[0][5])
+    assert prepare(tmp_path / "out", options, progress=False)["stages"]["contamination"] == {str(looked_for): 1}
 
 
 @pytest.mark.parametrize(
@@ -350,6 +433,9 @@ def test_an_undecodable_line_makes_its_document_bad(tmp_path):
     [
         ({"vocab_size": 1000}, "no multiple of 128.*take 1024"),
         ({"weights": (1, 2)}, "1 sources need as many weights"),
+        ({"use": "decoder"}, "use='decoder' does not go with kind='wordpiece'"),
+        ({"kind": "bpe", "vocab_size": 256}, "vocab_size=256 is too small: bpe needs 261"),
+        ({"tokenizer": "t5-small", "sentinels": 9}, "t5-small is taken as it is"),
         ({"languages": ("xx",)}, "no language 'xx'"),
         ({"drop": "("}, "not a regular expression"),
         ({"similarity": 2}, "share from 0 to 1"),

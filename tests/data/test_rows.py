@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from aillm_tf.data.rows import around, is_chinese, sentence_ends, split_rows
+from aillm_tf.data.next_tokens import read_texts
+from aillm_tf.data.rows import around, is_chinese, sentence_ends, split_rows, texts_of
 from aillm_tf.data.words import collocations, spaced_words
 from aillm_tf.text.tokenizer import Tokenizer
 from aillm_tf.text.train import train_tokenizer
@@ -18,6 +19,17 @@ CHINESE = "我爱北京天安门"
 def chinese():
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     return Tokenizer.from_vocabulary([*special, *sorted(set(CHINESE + "大学生来")), "play", "##ed", "."])
+
+
+def test_a_path_is_a_source(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    assert texts_of(tmp_path / "a.txt") == texts_of(str(tmp_path / "a.txt")) == ["one", "two"]
+    assert read_texts(tmp_path / "a.txt", whole=True) == ["one\n\ntwo\n"]
+
+
+def test_keys_of_a_mapping_are_no_texts():
+    with pytest.raises(TypeError, match="not a mapping with the keys 'spans', 'masks'"):
+        texts_of({"spans": "a.txt", "masks": "b.txt"})
 
 
 def test_what_the_tokenizer_puts_around_a_text():

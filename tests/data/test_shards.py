@@ -53,6 +53,11 @@ def test_an_epoch_has_every_row_once_and_all_tokens(folder):
     assert data.tokens(0, data.steps_per_epoch) == data.split["tokens"]
 
 
+def test_tokens_per_batch_counts_where_both_sizes_are_given(folder):
+    batch = next(iter(open_shards(folder, batch_size=32, tokens_per_batch=256).batches()))
+    assert batch["token_ids"].shape == (4, 64)
+
+
 def test_any_step_can_be_the_first(folder):
     data = open_shards(folder, batch_size=4, shuffle=True, seed=3)
     third = list(data.batches())[3]

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 import aillm_tf
-from aillm_tf.cli import main
+from aillm_tf.cli import load_recipe, main
+from aillm_tf.data.prepare import prepare
+from aillm_tf.data.prepare_options import PrepareOptions
+from aillm_tf.data.shards import open_shards
 from aillm_tf.training.metrics_log import read_rows
 
 ROOT = Path(__file__).parents[2]
+pretrain, generation = (load_recipe(str(ROOT / "recipes" / f"{name}.py")) for name in ("pretrain", "generation"))
 TRAINING = ["--training.batch_size", "8", "--training.dtype", "float32", "--training.fixed_length", "true"]
 
 
@@ -29,6 +33,50 @@ def test_help_does_not_import_tensorflow(recipe):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
     assert "--out" in done.stdout
+
+
+def test_a_stream_keeps_its_order_and_holds_out_its_end(tmp_path):
+    lines = [f"line {number}" for number in range(50)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    data = {"train": str(tmp_path / "a.txt"), "deduplicate": False, "validation_rows": 5}
+    train, held_out, _ = pretrain.read_texts(pretrain.Data(**data, layout="stream"), seed=0)
+    assert (train, held_out) == (lines[:45], lines[45:])
+    train, held_out, _ = pretrain.read_texts(pretrain.Data(**data), seed=0)
+    assert sorted([*train, *held_out]) == sorted(lines) and held_out != lines[45:]
+
+
+@pytest.fixture(scope="module")
+def shards(reviews, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    (folder / "a.txt").write_text("\n".join(text for text, _ in reviews), encoding="utf-8")
+    rules = {"documents": "line", "quality": "none", "min_words": 1, "similarity": 0}
+    options = PrepareOptions((str(folder / "a.txt"),), **rules, vocab_size=128, length=16, validation=8)
+    prepare(folder / "corpus", options, progress=False)
+    return folder / "corpus"
+
+
+@pytest.mark.parametrize("split", ["", ":train"])
+def test_what_a_prepared_folder_holds_out_is_found_beside_any_split(split, shards):
+    for held_out in (
+        pretrain.read_corpus(pretrain.Data(f"{shards}{split}"), 0)[1],
+        generation.read(generation.Data(f"{shards}{split}"))[1],
+    ):
+        assert open_shards(held_out).split["documents"] == 8
+
+
+def test_options_that_a_prepared_folder_does_not_use_are_named(shards, caplog):
+    pretrain.read_corpus(pretrain.Data(str(shards), text="body", deduplicate=False), 0)
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "data.text is not used",
+        "data.deduplicate is not used",
+    ]
+
+
+def test_another_tokenizer_than_that_of_a_prepared_folder_is_refused(shards, runs):
+    command = ["train", "pretrain", "--data.train", str(shards), "--model.preset", "tiny", "--model.max_length", "16"]
+    with pytest.raises(SystemExit):
+        main([*command, "--model.tokenizer", f"{runs}/pretrained/tokenizer", "--out", f"{runs}/other"])
+    assert not (runs / "other" / "model").exists()
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +104,23 @@ def test_pretraining_reports_its_loss_beside_the_unigram_loss(runs):
     assert (found["task"], found["seed"], found["steps"]) == ("MaskedLM", 0, 4)
     assert set(found["scores"]) == {"loss", "accuracy", "perplexity", "unigram_loss"}
     assert 2.0 < found["scores"]["unigram_loss"] < np.log(150)
+
+
+@pytest.mark.parametrize(("task", "told"), [("MaskedLM", True), ("ReplacedToken", False)])
+def test_guessing_tokens_is_compared_with_losses_of_tokens_only(task, told, runs, reviews):
+    model = getattr(aillm_tf, task).from_pretrained(str(runs / "pretrained" / "model"), max_length=16)
+    data = model.dataset([text for text, _ in reviews], batch_size=4)
+    assert (pretrain.unigram_loss(model, data, data) is not None) == told
+
+
+@pytest.mark.parametrize("recipe", [pretrain, generation], ids=["pretrain", "generation"])
+def test_options_of_a_new_model_are_named_where_there_is_a_pretrained_one(recipe, monkeypatch, caplog):
+    for task in (aillm_tf.MaskedLM, aillm_tf.CausalLM):
+        monkeypatch.setattr(task, "from_pretrained", lambda source, **options: source)
+    model = recipe.Model(init="there", tokenizer="elsewhere", vocab_size=100)
+    assert recipe.build(model, recipe.Training(), None, None, None) == "there"
+    named = {record.message.split(":")[0] for record in caplog.records}
+    assert named == {"model.tokenizer is not used", "model.vocab_size is not used"}
 
 
 def test_a_classifier_starts_from_the_pretrained_model(runs):

@@ -1,6 +1,7 @@
 """MultiTask: every step is exactly that of its objective, over one backbone, and each is accounted for."""
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from aillm_tf.layers.naming import variables_by_name
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.tasks.classification import TextClassifier
 from aillm_tf.tasks.masked_lm import MaskedLM
-from aillm_tf.tasks.multitask import MultiTask
+from aillm_tf.tasks.multitask import Accounts, MultiTask
 from aillm_tf.text.sentinels import with_sentinels
 from aillm_tf.text.train import train_tokenizer
 from aillm_tf.training.optimizer import adamw
@@ -55,7 +56,7 @@ def curve(model, data, steps, callbacks=(), **options):
 @pytest.fixture(scope="module")
 def trained(make, texts, tmp_path_factory):
     """A model after 12 steps, its data, the losses, and the rows of metrics.jsonl."""
-    model, folder = compiled(make()), tmp_path_factory.mktemp("run")
+    model, folder = compiled(make(), spike_guard=1e6), tmp_path_factory.mktemp("run")
     data = model.dataset(texts, batch_size=8, shuffle=True, seed=3, weights={"spans": 2, "masks": 1})
     with aillm_tf.Run(folder, {}) as run:
         losses = curve(model, data, 12, run.callbacks(data), validation_every=6)
@@ -99,6 +100,22 @@ def test_steps_tokens_and_losses_are_accounted_exactly(trained):
         own = [loss for loss, whose in zip(losses, names, strict=True) if whose == name]
         assert min(own) <= account["loss"] / account["weight"] <= max(own)
     assert sum(account["tokens"] for account in model.accounts.run.values()) == data.tokens(0, 12)
+
+
+def test_the_spike_guard_has_seen_each_objective_as_often_as_it_was_trained(trained):
+    model = trained[0]
+    assert model.guard.seen.numpy().tolist() == [account["steps"] for account in model.accounts.run.values()]
+
+
+def test_a_step_that_the_guard_left_out_is_not_counted_as_trained(trained):
+    data, skipped = trained[1], np.array([False, True, False])
+    accounts = Accounts(data)
+    one = np.ones(3)
+    accounts.set_model(SimpleNamespace(step=3, step_losses=one, step_weights=one, step_skipped=skipped))
+    accounts.on_train_batch_end(2)
+    assert sum(account["steps"] for account in accounts.run.values()) == 2
+    assert accounts.run[data.name_of(1)]["skipped"] == 1
+    assert sum(account["tokens"] for account in accounts.run.values()) == data.tokens(0, 1) + data.tokens(2, 3)
 
 
 def test_logs_of_an_epoch_say_the_loss_and_tokens_of_every_objective(trained):
@@ -152,9 +169,11 @@ def test_two_replicas_give_the_same_curve(trained, make, two_replicas):
 def test_a_resumed_run_goes_on_with_the_same_objectives_and_counts(trained, make, tmp_path):
     model, data, *_ = trained
     for steps in (5, 12):
-        again = compiled(make())
+        again = compiled(make(), spike_guard=1e6)
         again.fit(data, steps=steps, checkpoints=aillm_tf.Checkpoints(tmp_path), verbose=0)
     assert again.accounts.run == model.accounts.run
+    for name, numbers in model.guard.state().items():
+        np.testing.assert_array_equal(again.guard.state()[name], numbers, err_msg=name)
     for one, other in zip(again.variables, model.variables, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
 
@@ -228,6 +247,18 @@ def test_data_of_one_task_are_refused(trained, texts):
     model = trained[0]
     with pytest.raises(TypeError, match="fit takes what model.dataset"):
         model.fit(model.tasks["masks"].dataset(texts))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("spans", "mask"), "rows names 'mask'; the objectives are spans, masks; did you mean 'masks'"),
+        (("spans",), "rows say nothing of 'masks'"),
+    ],
+)
+def test_data_of_other_objectives_are_refused(names, message, trained, texts):
+    with pytest.raises(ValueError, match=message):
+        trained[0].dataset(dict.fromkeys(names, texts))
 
 
 def test_which_objective_is_to_answer_has_to_be_said(trained):

@@ -10,6 +10,7 @@ from pretraining import WIKITEXT, paragraphs
 
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.tasks.autoencoder import Autoencoder
+from aillm_tf.tasks.causal_lm import CausalLM
 from aillm_tf.tasks.denoising import Denoising
 from aillm_tf.tasks.masked_lm import MaskedLM
 from aillm_tf.tasks.replaced_token import ReplacedToken
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.slow
 SHARED = WIKITEXT.parent
 SHAPE = {"hidden_size": 64, "layers": 2, "heads": 2, "ffn_size": 128, "max_length": 48, "norm_placement": "pre"}
 SHAPE |= {"dropout": 0.0, "attention_dropout": 0.0, "initializer_range": 0.1}
+
+LSTM = {"cell": "lstm", "position": "none", "embedding_norm": False, "layers": 1, "heads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,31 @@ def test_masked_tokens_are_learned(options, reader, train, held_out):
     assert scores["loss"] < 0.85 * guessing(data, validation)
 
 
-@pytest.mark.parametrize("noise", ["span_corruption", ("sentence_permutation", "text_infilling"), "token_deletion"])
+@pytest.mark.parametrize(
+    ("options", "shape", "learning_rate"),
+    [({}, {}, 5e-3), ({"prefix_lm": True}, {}, 5e-3), ({}, LSTM, 2e-2)],
+    ids=["decoder", "prefix_lm", "lstm"],
+)
+def test_next_tokens_are_learned(options, shape, learning_rate, train, held_out):
+    tokenizer = train_tokenizer(train, kind="bpe", vocab_size=500, use="decoder")
+    shape = {**SHAPE, "causal": True, "position": "rotary", **shape}
+    parts = TransformerConfig(vocab_size=tokenizer.vocab_size, **shape), tokenizer
+    scores, data, validation = fitted(CausalLM, parts, train, held_out, 200, learning_rate, **options)
+    names = ("targets", "target_weights" if options else "valid")
+    assert scores["loss"] < 0.85 * guessing(data, validation, names=names)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "span_corruption",
+        ("sentence_permutation", "text_infilling"),
+        "token_deletion",
+        "token_masking",
+        "document_rotation",
+        "sentence_permutation",
+    ],
+)
 def test_noise_is_taken_away(noise, writer, train, held_out):
     scores, data, validation = fitted(Denoising, writer, train, held_out, 200, noise=noise)
     assert scores["loss"] < 0.8 * guessing(data, validation)

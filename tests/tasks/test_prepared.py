@@ -1,5 +1,8 @@
 """Every pretraining task learns from a folder that `aillm prepare` wrote as from texts."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pretraining import OPTIONS, SHAPE, batch_of
@@ -9,20 +12,37 @@ from aillm_tf.data.prepare_options import PrepareOptions
 from aillm_tf.data.shards import open_shards
 from aillm_tf.models.config import TransformerConfig
 from aillm_tf.tasks.autoencoder import Autoencoder
+from aillm_tf.tasks.causal_lm import CausalLM
 from aillm_tf.tasks.denoising import Denoising
 from aillm_tf.tasks.masked_lm import MaskedLM
 from aillm_tf.tasks.replaced_token import ReplacedToken
 from aillm_tf.tasks.sentence_order import NextSentence, SentenceOrder
-from aillm_tf.text.sentinels import with_sentinels
+from aillm_tf.text.sentinels import sentinel_ids, with_sentinels
+from aillm_tf.text.tokenizer import Tokenizer
 from aillm_tf.text.train import train_tokenizer
+from aillm_tf.training.optimizer import adamw
 
 LENGTH = 32
+TOKENIZERS = Path(__file__).parents[1] / "golden" / "tokenizers"
 
 
 @pytest.fixture(scope="module")
 def texts(reviews):
     rows = [" . ".join(text for text, _ in reviews[i : i + 3]) + " ." for i in range(0, 39, 3)]
     return [*rows, " . ".join(text for text, _ in reviews)]  # the last is longer than a row
+
+
+def options_for(source, tokenizer):
+    return PrepareOptions(
+        sources=(str(source),),
+        documents="line",
+        quality="none",
+        min_words=1,
+        similarity=0.0,
+        validation=0,
+        tokenizer=tokenizer and str(tokenizer),
+        length=LENGTH,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +57,7 @@ def prepared(texts, tmp_path_factory):
         else:
             tokenizer = with_sentinels(train_tokenizer(texts, kind="bpe", vocab_size=300, use=use), 8)
         tokenizer.save(folder / "tokenizer")
-        options = PrepareOptions(
-            sources=(str(folder / "corpus.txt"),),
-            documents="line",
-            quality="none",
-            min_words=1,
-            similarity=0.0,
-            validation=0,
-            tokenizer=str(folder / "tokenizer"),
-            length=LENGTH,
-        )
+        options = options_for(folder / "corpus.txt", folder / "tokenizer")
         prepare(folder / "shards", options, processes=1, progress=False)
         made[use] = (folder / "shards", tokenizer)
     return made
@@ -60,14 +71,61 @@ def test_a_prepared_folder_is_learned_from(kind, prepared):
     config = TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE, **shape)
     model = kind(config, tokenizer, **{**OPTIONS, "max_length": LENGTH})
     data = model.dataset(str(folder), batch_size=4, shuffle=True, seed=1)
-    total, weight = model.loss_terms(batch_of(data))
-    assert float(weight) > 0 and np.isfinite(float(total))
+    batch = batch_of(data)
+    before, weight = model.loss_terms(batch)
+    assert float(weight) > 0
+    model.compile(adamw(1e-2))
+    model.fit(data, steps=12, verbose=0)
+    assert float(model.loss_terms(batch)[0]) < 0.95 * float(before)
+
+
+def documents_alone(batch):
+    """The documents of packed rows, each in a row of its own, with what is to be predicted in it."""
+    rows = []
+    for i, packed in enumerate(batch["packed_ids"]):
+        for number in range(1, packed.max() + 1):
+            at = np.flatnonzero(packed == number)
+            row = {"token_ids": np.zeros_like(packed), "valid": np.zeros_like(packed)}
+            row["token_ids"][: len(at)], row["valid"][: len(at)] = batch["token_ids"][i, at], 1
+            asked = batch["target_positions"][i]
+            own = np.isin(asked, at)
+            row |= {"target_positions": np.where(own, asked - at[0], 0), "targets": batch["targets"][i]}
+            rows.append({**row, "target_weights": batch["target_weights"][i] * own, "weight": batch["weight"][i]})
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama2"])
+def test_a_tokenizer_without_a_pad_token_prepares_for_its_language_model(family, texts, tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n".join(texts), encoding="utf-8")
+    prepare(tmp_path / "shards", options_for(tmp_path / "corpus.txt", TOKENIZERS / family), progress=False)
+    tokenizer = Tokenizer.from_folder(TOKENIZERS / family)
+    assert tokenizer.pad_id is None
+    for own in (tokenizer, Tokenizer.from_folder(tmp_path / "shards" / "tokenizer")):
+        model = CausalLM(TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE), own, max_length=LENGTH)
+        assert float(model.loss_terms(batch_of(model.dataset(str(tmp_path / "shards"), batch_size=4)))[1]) > 0
+
+
+def test_a_trained_tokenizer_has_the_sentinels_of_span_corruption(texts, tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n".join(texts), encoding="utf-8")
+    trained = {"tokenizer": None, "kind": "bpe", "use": "seq2seq", "vocab_size": 384, "sentinels": 8}
+    options = dataclasses.replace(options_for(tmp_path / "corpus.txt", None), **trained)
+    prepare(tmp_path / "shards", options, progress=False)
+    tokenizer = Tokenizer.from_folder(tmp_path / "shards" / "tokenizer")
+    assert tokenizer.vocab_size == 384 and len(sentinel_ids(tokenizer)) == 8
+    config = TransformerConfig(vocab_size=384, decoder_layers=1, **SHAPE)
+    model = Denoising(config, tokenizer, noise="span_corruption", max_length=LENGTH)
+    assert float(model.loss_terms(batch_of(model.dataset(str(tmp_path / "shards"), batch_size=4)))[1]) > 0
 
 
 def test_documents_of_a_packed_row_stay_apart(prepared):
     folder, tokenizer = prepared["encoder"]
-    model = MaskedLM(TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE), tokenizer, max_length=LENGTH)
-    assert {"packed_ids", "positions", "valid"} < set(batch_of(model.dataset(str(folder), batch_size=4)))
+    config = TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE)
+    model = MaskedLM(config, tokenizer, max_length=LENGTH, rate=0.3, dtype="float32")
+    batch = batch_of(model.dataset(str(folder), batch_size=8))
+    assert batch["packed_ids"].max() > 1
+    found, expected = model.sums(batch), model.sums(documents_alone(batch))
+    assert float(found["weight"]) == float(expected["weight"])
+    assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("noise", ["span_corruption", "text_infilling"])

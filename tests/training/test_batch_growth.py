@@ -1,13 +1,19 @@
 """Batch-size warm-up: parts of batches, every row once, the same on any number of replicas and after a resume."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 
+from aillm_tf.data.mixture import Mixture
 from aillm_tf.data.pipeline import Dataset, Ragged
+from aillm_tf.models.config import TransformerConfig
 from aillm_tf.training.batch_growth import GrowingBatches
 from aillm_tf.training.checkpoint import Checkpoints
+from aillm_tf.training.flops import step_flops
 from aillm_tf.training.optimizer import adamw
+from aillm_tf.training.options import Training, fit
 from aillm_tf.training.strategy import strategy
 
 
@@ -53,6 +59,21 @@ def test_tokens_are_counted_once():
     grown = GrowingBatches(data(), 14)
     assert [grown.tokens(step, step + 1) for step in (0, 8, 12, 14)] == [6, 12, 24, 48]
     assert grown.tokens(0, grown.steps_of(5)) == data().tokens(0, 5) == 240
+
+
+def test_the_operations_of_a_step_with_two_sides_are_counted():
+    sides = {name: Ragged(np.arange(3 * 80, dtype="int32"), 3 * np.arange(81)) for name in ("token_ids", "target_ids")}
+    whole = Dataset(sides, max_length=8, max_target_length=4, batch_size=16, fixed_length=True)
+    config = TransformerConfig(vocab_size=10, hidden_size=4, layers=1, decoder_layers=1, heads=2, ffn_size=8)
+    task = SimpleNamespace(config=config, backbone=SimpleNamespace(weights=[]), r_drop=None, adversarial=None)
+    grown = GrowingBatches(whole, 14)
+    assert [step_flops(task, whole, 0) / step_flops(task, grown, step) for step in (0, 8, 12, 14)] == [8, 4, 2, 1]
+
+
+def test_several_objectives_have_no_warm_up(tmp_path):
+    options = Training(batch_warmup=14)
+    with pytest.raises(ValueError, match="training.batch_warmup grows the batches of one objective"):
+        fit(SimpleNamespace(), Mixture({"a": data(), "b": data()}), options, None)
 
 
 def test_a_batch_that_cannot_be_cut_is_refused():

@@ -51,6 +51,15 @@ def test_a_norm_that_is_not_to_be_used_leaves_the_average(judged_early):
     assert spike_guard.state() == before
 
 
+def test_of_several_objectives_each_has_its_own_average(judged_early):
+    spike_guard = SpikeGuard(3.0, objectives=2)
+    steps = [(0, 1.0)] * 30 + [(1, 50.0)] * 5 + [(0, 5.0), (1, 60.0), (1, 200.0)]  # (objective, norm)
+    usable = tf.constant(True)
+    taken = [bool(spike_guard.accepts(tf.constant(norm), usable, tf.constant(turn))) for turn, norm in steps]
+    assert [step for step, was in zip(steps, taken, strict=True) if not was] == [(0, 5.0), (1, 200.0)]
+    assert spike_guard.seen.numpy().tolist() == [31, 7] and spike_guard.skipped.numpy().tolist() == [1, 1]
+
+
 def test_a_limit_of_the_average_itself_is_refused():
     with pytest.raises(ValueError, match="spike_guard is 1"):
         SpikeGuard(1.0)

@@ -103,7 +103,7 @@ def goes_on(first, make, rows, folder, whole):
 def test_a_run_that_failed_goes_on_from_the_last_checkpoint(step, make_classifier, rows, tmp_path, whole):
     first, _ = interrupted(make_classifier, rows, tmp_path, step, killed, Killed)
     # checkpoints lie at 2, 4, 6, the end of the epoch, 8 and 10
-    assert goes_on(first, make_classifier, rows, tmp_path, whole) == step // 2 * 2 + 1 if step < 7 else 8
+    assert goes_on(first, make_classifier, rows, tmp_path, whole) == (step // 2 * 2 + 1 if step < 7 else 8)
 
 
 @pytest.mark.parametrize("step", [pytest.param(3, marks=SLOW), 7, pytest.param(10, marks=SLOW)])

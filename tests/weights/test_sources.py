@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import aillm_tf
+from aillm_tf.training.checkpoint import Checkpoints
 from aillm_tf.weights.convert import convert
 from aillm_tf.weights.sources import FORMATS, SCHEMES, open_source
 
@@ -94,3 +95,9 @@ def test_options_of_the_saved_task_stay(ours, tmp_path):
     convert(ours, tmp_path / "half", to="aillm", dtype="float16", progress=False)
     facts = json.loads((tmp_path / "half" / "task.json").read_text())
     assert facts == json.loads((ours / "model" / "task.json").read_text())
+
+
+def test_a_checkpoint_of_training_says_what_to_give_instead(tmp_path):
+    Checkpoints(tmp_path).save(3, {"model": {"w": np.zeros(2)}}, {})
+    with pytest.raises(ValueError, match="is a checkpoint of training.*give the folder of the run"):
+        open_source(tmp_path / "step_00000003")

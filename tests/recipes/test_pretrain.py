@@ -1,0 +1,62 @@
+"""The pretraining recipe: its configs, and a run on a prepared folder."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import aillm_tf
+from aillm_tf.cli import load_recipe
+from aillm_tf.config import parse
+from aillm_tf.data.prepare import prepare
+from aillm_tf.data.prepare_options import PrepareOptions
+from aillm_tf.text.tokenizer import Tokenizer
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+CONFIGS = sorted((RECIPES / "configs").glob("pretrain-*.yaml"))
+pretrain = load_recipe(str(RECIPES / "pretrain.py"))
+
+
+def read(path, *more):
+    return parse(pretrain.Config, ["--config", str(path), "--data.train", "corpus.txt", *more])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_has_a_shape_with_room_for_its_rows(path):
+    model = read(path).model
+    shape = aillm_tf.preset(model.preset, model.vocab_size)
+    assert shape.position != "learned" or shape.max_length >= model.max_length
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.endswith("-tiny")], ids=lambda path: path.stem)
+def test_every_tiny_config_makes_its_task(path, reviews, tmp_path):
+    config = read(path, "--model.vocab_size", "400")
+    texts = [text for text, _ in reviews]
+    task = pretrain.build(config.model, config.training, texts, None, SimpleNamespace(directory=tmp_path))
+    assert type(task).__name__ == pretrain.OBJECTIVES[config.model.objective].task
+
+
+@pytest.mark.slow
+def test_a_prepared_folder_is_pretrained_on(reviews, tmp_path):
+    lines = [" . ".join(text for text, _ in reviews[i : i + 3]) for i in range(37)]
+    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+    rules = {"documents": "line", "quality": "none", "min_words": 1, "similarity": 0, "validation": 6}
+    options = PrepareOptions((str(tmp_path / "a.txt"),), **rules, kind="bpe", use="decoder", vocab_size=384, length=32)
+    manifest = prepare(tmp_path / "corpus", options, progress=False)
+    arguments = {
+        "--config": RECIPES / "configs" / "pretrain-gpt2-tiny.yaml",
+        "--data.train": tmp_path / "corpus",
+        "--model.max_length": 32,
+        "--training.batch_size": 4,
+        "--training.steps": 30,
+        "--training.warmup": 3,
+        "--training.validation_every": 15,
+        "--out": tmp_path / "run",
+    }
+    config = parse(pretrain.Config, [str(part) for pair in arguments.items() for part in pair])
+    report = pretrain.main(config)
+    assert report["data"]["tokens"] == manifest["splits"]["train"]["tokens"]
+    assert report["scores"]["loss"] < 0.9 * np.log(384)
+    model = aillm_tf.load(tmp_path / "run" / "model", dtype="float32")
+    assert model.tokenizer.fingerprint == Tokenizer.from_folder(tmp_path / "corpus" / "tokenizer").fingerprint
