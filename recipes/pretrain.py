@@ -248,6 +248,7 @@ def build(model: Model, training: Training, texts, prepared, run):
 def main(config: Config) -> dict:
     """Pretrain, score and save a model; returns the report."""
     import aillm_tf as ai
+    from aillm_tf.config import warn_unused
     from aillm_tf.training.options import batches, fit, open_strategy
 
     data, training = config.data, config.training
@@ -258,12 +259,12 @@ def main(config: Config) -> dict:
         with strategy.scope():
             model = build(config.model, training, texts, prepared, run)
         reading = {"on_bad": data.on_bad}  # texts are read by now, a prepared folder is not
-        if config.model.objective == "causal_lm":
-            reading["layout"] = data.layout
-        if config.model.objective == "masked_lm":
-            reading["words"] = data.words
-        if config.model.objective == "multitask":
-            reading |= {"weights": data.weights, "temperature": data.temperature}
+        own = {"causal_lm": "layout", "masked_lm": "words", "multitask": "weights temperature"}
+        for objective, names in own.items():
+            if objective == config.model.objective:
+                reading |= {name: getattr(data, name) for name in names.split()}
+            else:
+                warn_unused(data, names, f"it is of {objective}")
         rows = batches(model, texts, training, **reading)
         validation = None
         if held_out:

@@ -104,8 +104,7 @@ def _prepare(folder: Path, options: PrepareOptions, processes: int, progress: bo
         decided = [name for made, names in DECIDED.items() if any(work.glob(made)) for name in names]
         _refuse_other(folder, json.loads(begun.read_text(encoding="utf-8")), asked, decided)
     # what cannot be had is said before hours of reading, not after
-    taken = options.tokenizer is not None and not (work / "tokenizer").is_dir()
-    given = given_tokenizer(options.tokenizer) if taken else None
+    given = None if options.tokenizer is None else given_tokenizer(options.tokenizer)
     files = source_files(options.sources)
     work.mkdir(exist_ok=True)
     write_atomic(begun, json.dumps({"format": FORMAT, "options": asked}, ensure_ascii=False))

@@ -57,7 +57,7 @@ class Autoencoder(TokenLoss, Task):
     Args:
         config, tokenizer: of an encoder-decoder.
         size: features of the vector.
-        **options: of `Task`.
+        **options: of `TokenLoss` (label_smoothing, z_loss) and `Task`.
 
     Example:
         >>> model = Autoencoder(config, tokenizer, size=64)  # doctest: +SKIP

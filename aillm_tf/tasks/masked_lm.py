@@ -57,7 +57,7 @@ class MaskedLM(TokenLoss, Task):
             the same (static); 10: one of ten, as BERT, whose data were ten masked copies.
         transform_activation: of the dense layer before the vocabulary; None: as in the layers. RoBERTa and ELECTRA
             have "gelu" whatever their layers have; `from_pretrained` takes the family's.
-        **options: of `Task`.
+        **options: of `TokenLoss` (label_smoothing, z_loss) and `Task`.
     """
 
     def __init__(

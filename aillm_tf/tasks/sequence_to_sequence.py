@@ -40,13 +40,11 @@ class SequenceToSequence(TextScores, TokenLoss, GenerativeTask):
         target_tokenizer: of the target; None: the same. `from_pretrained` takes the checkpoint's.
         max_target_length: tokens a target may have, end token included; longer ones are cut. No text that is written
             gets longer, unless `generation` says so.
-        label_smoothing: share of the target spread evenly over the vocabulary (Szegedy et al. 2015, arXiv:1512.00567).
-            Scores of evaluation are without it.
         start_id: the token that the decoder begins with; None: the checkpoint's (decoder_start_token_id), for a new
             model <s>, or padding where the target's tokenizer has none.
         prefix: put before every source ("summarize: " for T5).
         generation: see `GenerativeTask`.
-        **options: of `Task`.
+        **options: of `TokenLoss` (label_smoothing, z_loss) and `Task`.
 
     Raises:
         ValueError: lengths or vocabularies that the model has no room for, or a tokenizer without an end token.
@@ -65,15 +63,12 @@ class SequenceToSequence(TextScores, TokenLoss, GenerativeTask):
         *,
         target_tokenizer: Tokenizer | None = None,
         max_target_length: int = 128,
-        label_smoothing: float = 0.0,
         start_id: int | None = None,
         prefix: str = "",
         generation: GenerationOptions | Mapping[str, Any] | None = None,
         **options,
     ):
         target = target_tokenizer or tokenizer
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing is a share in [0, 1), not {label_smoothing}")
         if config.position == "learned" and max_target_length > config.max_length:
             raise ValueError(
                 f"max_target_length {max_target_length} is more than the model's {config.max_length} positions"
@@ -86,8 +81,7 @@ class SequenceToSequence(TextScores, TokenLoss, GenerativeTask):
             )
         if target.eos_id is None or target.eos_id not in target.encode([""]).ids:
             raise ValueError("the target's tokenizer puts no end token after a text, so no text would ever end")
-        self.target_tokenizer, self.max_target_length = target, max_target_length
-        self.label_smoothing, self.prefix = label_smoothing, prefix
+        self.target_tokenizer, self.max_target_length, self.prefix = target, max_target_length, prefix
         if not isinstance(generation, GenerationOptions):
             generation = dict(generation or {})
             if not {"max_length", "max_new_tokens"} & set(generation):
@@ -98,7 +92,7 @@ class SequenceToSequence(TextScores, TokenLoss, GenerativeTask):
         self.generation = self.generation.replace(decoder_start_token_id=self.start_id)
 
     def options(self) -> dict:
-        own = ("max_target_length", "label_smoothing", "start_id", "prefix")
+        own = ("max_target_length", "start_id", "prefix")
         options = {**super().options(), **{name: getattr(self, name) for name in own}}
         options["generation"]["max_new_tokens"] = self.generation.max_new_tokens
         return options
@@ -117,10 +111,6 @@ class SequenceToSequence(TextScores, TokenLoss, GenerativeTask):
     def predictions(self, batch: dict, seed=None) -> tuple:
         weights = batch["target_weights"] * ops.expand_dims(batch["weight"], -1)
         return self.backbone(batch, seed=seed), batch["targets"], weights
-
-    def loss_terms(self, batch: dict, seed=None):
-        sums = self.sums(batch, seed, label_smoothing=self.label_smoothing, count_hits=False)
-        return sums["loss"], sums["weight"]
 
     # Data -------------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,22 @@ class TokenLoss:
 
     The task gives `predictions(batch, seed)`: hidden states (batch, tokens, features), their targets and the weights of
     these (batch, tokens); and `scores_of(hidden)`: logits over the vocabulary.
+
+    Args:
+        label_smoothing: share of the target spread evenly over the vocabulary (Szegedy et al. 2015, arXiv:1512.00567);
+        z_loss: factor of the squared logsumexp of the scores (Chowdhery et al. 2022, arXiv:2204.02311): both of the
+            training loss, scores of evaluation are without them.
+        **options: of the `Task`.
     """
+
+    def __init__(self, config, tokenizer, *, label_smoothing: float = 0.0, z_loss: float = 0.0, **options):
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing is a share in [0, 1), not {label_smoothing}")
+        self.label_smoothing, self.z_loss = label_smoothing, z_loss
+        super().__init__(config, tokenizer, **options)
+
+    def options(self) -> dict:
+        return {**super().options(), "label_smoothing": self.label_smoothing, "z_loss": self.z_loss}
 
     def sums(self, batch: dict, seed=None, **options) -> dict:
         """{"loss", "weight", "hits"} over the predictions of a batch, float32 scalars; options of `vocabulary_loss`."""
@@ -62,7 +77,8 @@ class TokenLoss:
         return vocabulary_loss(hidden, self.scores_of, targets, weights, **options)
 
     def loss_terms(self, batch: dict, seed=None):
-        sums = self.sums(batch, seed, count_hits=False)
+        options = {"label_smoothing": self.label_smoothing, "z_loss": self.z_loss, "count_hits": False}
+        sums = self.sums(batch, seed, **options)
         return sums["loss"], sums["weight"]
 
     def evaluation(self, batch: dict):

@@ -15,22 +15,29 @@ from aillm_tf.text.tokenizer import Tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = sorted((RECIPES / "configs").glob("pretrain-*.yaml"))
-pretrain = load_recipe(str(RECIPES / "pretrain.py"))
 
 
-def read(path, *more):
-    return parse(pretrain.Config, ["--config", str(path), "--data.train", "corpus.txt", *more])
+@pytest.fixture
+def pretrain():
+    """The recipe's module; loaded anew, for type hints are looked up in the one that was loaded last."""
+    return load_recipe(str(RECIPES / "pretrain.py"))
+
+
+@pytest.fixture
+def read(pretrain):
+    """`read(path, *more)`: the config of a file."""
+    return lambda path, *more: parse(pretrain.Config, ["--config", str(path), "--data.train", "corpus.txt", *more])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_has_a_shape_with_room_for_its_rows(path):
+def test_every_config_has_a_shape_with_room_for_its_rows(path, read):
     model = read(path).model
     shape = aillm_tf.preset(model.preset, model.vocab_size)
     assert shape.position != "learned" or shape.max_length >= model.max_length
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.endswith("-tiny")], ids=lambda path: path.stem)
-def test_every_tiny_config_makes_its_task(path, reviews, tmp_path):
+def test_every_tiny_config_makes_its_task(path, pretrain, read, reviews, tmp_path):
     config = read(path, "--model.vocab_size", "400")
     texts = [text for text, _ in reviews]
     task = pretrain.build(config.model, config.training, texts, None, SimpleNamespace(directory=tmp_path))
@@ -38,7 +45,7 @@ def test_every_tiny_config_makes_its_task(path, reviews, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_prepared_folder_is_pretrained_on(reviews, tmp_path):
+def test_a_prepared_folder_is_pretrained_on(pretrain, reviews, tmp_path):
     lines = [" . ".join(text for text, _ in reviews[i : i + 3]) for i in range(37)]
     (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
     rules = {"documents": "line", "quality": "none", "min_words": 1, "similarity": 0, "validation": 6}

@@ -159,7 +159,7 @@ def test_answers_are_the_likeliest_tokens_for_every_mask(make_masked_lm):
 
 def test_a_saved_model_comes_back_the_same(make_masked_lm, tmp_path):
     asked = {"max_length": 16, "rate": 0.2, "whole_word": True, "spans": True, "masks": 10}
-    asked["transform_activation"] = "relu"
+    asked |= {"transform_activation": "relu", "label_smoothing": 0.1, "z_loss": 1e-4}
     model = make_masked_lm(**asked)
     model.save(tmp_path)
     loaded = aillm_tf.load(tmp_path, dtype="float32")
