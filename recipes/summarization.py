@@ -1,6 +1,6 @@
 """Summarization: train an encoder-decoder from scratch, or fine-tune a pretrained one, on texts and their summaries.
 
-    aillm train summarization --config recipes/configs/summarization-scitldr.yaml
+    aillm train summarization --data.train train.jsonl --data.validation dev.jsonl --data.test test.jsonl
     aillm train summarization --data.train train.jsonl --data.test test.jsonl --model.init t5-small \\
         --model.prefix "summarize: "
     python recipes/summarization.py --help
