@@ -131,8 +131,8 @@ def step_flops(task, data, step: int) -> float:
     kind = next((kind.__name__ for kind in type(task).__mro__ if kind.__name__ in OF_TASK), None)
     if kind:
         row = OF_TASK[kind](task, positions)
-    elif task.config.decoder_layers:
-        _, (source, target), _ = data._planned(step)
+    elif len(lengths := data._planned(step)[1]) > 1:
+        source, target = lengths
         row = row_flops(task.config, source, target, target)
     else:
         row = row_flops(task.config, positions)

@@ -1,5 +1,6 @@
 """The pretraining recipe: its configs, and a run on a prepared folder."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,3 +68,25 @@ def test_a_prepared_folder_is_pretrained_on(pretrain, reviews, tmp_path):
     assert report["scores"]["loss"] < 0.9 * np.log(384)
     model = aillm_tf.load(tmp_path / "run" / "model", dtype="float32")
     assert model.tokenizer.fingerprint == Tokenizer.from_folder(tmp_path / "corpus" / "tokenizer").fingerprint
+
+
+@pytest.mark.slow
+def test_several_objectives_are_pretrained_at_once(pretrain, reviews, tmp_path):
+    lines = [" . ".join(text for text, _ in reviews[i : i + 3]) + " ." for i in range(37)]
+    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+    arguments = {
+        "--config": RECIPES / "configs" / "pretrain-multitask-tiny.yaml",
+        "--data.train": tmp_path / "a.txt",
+        "--data.validation_rows": 6,
+        "--model.vocab_size": 384,
+        "--training.batch_size": 4,
+        "--training.steps": 12,
+        "--training.warmup": 0,
+        "--training.validation_every": 12,
+        "--out": tmp_path / "run",
+    }
+    report = pretrain.main(parse(pretrain.Config, [str(part) for pair in arguments.items() for part in pair]))
+    assert {"masks_loss", "gaps_loss", "order_loss"} < set(report["scores"])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["mfu"] > 0 for row in rows if "mfu" in row)
+    assert any("mfu" in row for row in rows)
