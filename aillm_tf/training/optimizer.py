@@ -8,9 +8,9 @@ a gradient of the table's size; the result is the same, momentum and velocity of
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -114,7 +114,6 @@ class AdamW(keras.optimizers.Optimizer):
         average = tf.where(taken, 1.0 - (self.ema or 0.0), 0.0)
         # ResourceApplyAdam adds epsilon to the uncorrected sqrt(v): scaled, it is that of the formula above
         epsilon = self.epsilon * tf.sqrt(1.0 - power_2)
-        large = {}
         for i, gradient in enumerate(gradients):
             variable = self._trainable_variables[i]
             lr = rate * self.rates[i]
@@ -123,11 +122,10 @@ class AdamW(keras.optimizers.Optimizer):
                 states = [v.value for v in (variable, self.momentums[i], self.velocities[i])]
                 corrected = lr * tf.sqrt(1.0 - power_2) / (1.0 - power_1)
                 numbers = (corrected, lr * self.decays[i], beta_1, beta_2, epsilon)
-                if not rows:
-                    large[i] = states, gradient, numbers
-                    continue
-                # 0 times a number that is none is 0
-                _update_rows(states, gradient.indices, tf.math.multiply_no_nan(gradient.values, factor), numbers)
+                if rows:  # 0 times a number that is none is 0
+                    _update_rows(states, gradient.indices, tf.math.multiply_no_nan(gradient.values, factor), numbers)
+                else:
+                    _one_pass()([state.handle for state in states], gradient, factor, numbers)
                 self._update_average(i, average)
                 continue
             if self.decays[i]:
@@ -144,10 +142,6 @@ class AdamW(keras.optimizers.Optimizer):
                 epsilon=epsilon,
                 grad=tf.math.multiply_no_nan(gradient, factor),
             )
-            self._update_average(i, average)
-        if large:
-            _update_at_once(*zip(*large.values(), strict=True), factor)
-        for i in large:
             self._update_average(i, average)
         subtract_local(self.steps_done, tf.constant(-1, tf.int64))
 
@@ -202,18 +196,20 @@ def _update_rows(states: list[tf.Variable], rows: tf.Tensor, gradient: tf.Tensor
         tf.raw_ops.ResourceScatterUpdate(resource=state.handle, indices=rows, updates=value)
 
 
-def _update_at_once(states: Sequence[list[tf.Variable]], gradients: Sequence, numbers: Sequence, factor) -> None:
-    """A step of several variables in one pass over the memory of each; ops of their own make five."""
+@functools.cache
+def _one_pass():
+    """`program(handles, gradient, factor, numbers)`: a step of a variable in one pass over its memory, not in five.
 
-    @tf.function(jit_compile=xla_on_cpu(), autograph=False)
-    def program(gradients, numbers, factor):
-        for of_one, gradient, its_numbers in zip(states, gradients, numbers, strict=True):
-            values = [tf.raw_ops.ReadVariableOp(resource=s.handle, dtype=s.dtype) for s in of_one]
-            stepped = adam(*values, tf.math.multiply_no_nan(gradient, factor), its_numbers)
-            for state, value in zip(of_one, stepped, strict=True):
-                tf.raw_ops.AssignVariableOp(resource=state.handle, value=value)
+    It takes the handles of weight, momentum and velocity, so that variables of one shape share what is compiled.
+    """
 
-    program(gradients, numbers, factor)
+    def program(handles, gradient, factor, numbers):
+        values = [tf.raw_ops.ReadVariableOp(resource=handle, dtype=gradient.dtype) for handle in handles]
+        stepped = adam(*values, tf.math.multiply_no_nan(gradient, factor), numbers)
+        for handle, value in zip(handles, stepped, strict=True):
+            tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+
+    return tf.function(program, jit_compile=xla_on_cpu(), autograph=False)
 
 
 def layer_rates(paths: list[str], decay: float | None) -> list[float]:
