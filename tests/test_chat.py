@@ -25,14 +25,20 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
-def test_messages_of_a_pipe_are_answered_in_turn(folder, monkeypatch, capfd):
+def piped(said: bytes, monkeypatch, *arguments: str) -> int:
+    """The status of `aillm chat` of which standard input is a pipe with these lines."""
     read, write = os.pipe()
-    os.write(write, b"one\n\n/nope\ntwo\n/history\n/reset\n/history\n/exit\nthree\n")
+    os.write(write, said)
     os.close(write)
     with os.fdopen(read) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        assert main(["chat", str(folder), "--system", "be brief", "--max-new-tokens", "5"]) == 0
+        return main(["chat", *arguments])
+
+
+@pytest.mark.slow
+def test_messages_of_a_pipe_are_answered_in_turn(folder, monkeypatch, capfd):
+    said = b"one\n\n/nope\ntwo\n/history\n/reset\n/history\n/exit\nthree\n"
+    assert piped(said, monkeypatch, str(folder), "--system", "be brief", "--max-new-tokens", "5") == 0
     import aillm_tf
 
     session = ChatSession(aillm_tf.load(folder), system="be brief")
@@ -70,12 +76,7 @@ def test_a_temperature_draws_also_from_a_model_that_answers_by_beams(tmp_path, m
     made = dialogue(max_length=64, initializer_range=0.6)
     made.generation = made.generation.replace(num_beams=2)
     made.save(tmp_path)
-    read, write = os.pipe()
-    os.write(write, b"one\n")
-    os.close(write)
-    with os.fdopen(read) as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        assert main(["chat", str(tmp_path), "--max-new-tokens", "5", "--temperature", "0.7"]) == 0
+    assert piped(b"one\n", monkeypatch, str(tmp_path), "--max-new-tokens", "5", "--temperature", "0.7") == 0
     expected = ChatSession(made).answer("one", max_new_tokens=5, temperature=0.7)
     assert capfd.readouterr().out.strip() == expected
 

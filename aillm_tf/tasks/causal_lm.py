@@ -20,14 +20,14 @@ from keras import ops
 from aillm_tf.data.next_tokens import documents, joined, packed, random_blocks, random_prefix, read_texts, windows
 from aillm_tf.data.pipeline import Dataset
 from aillm_tf.data.shards import is_prepared, open_shards
-from aillm_tf.layers.vocabulary_loss import token_losses, vocabulary_loss
+from aillm_tf.layers.vocabulary_loss import token_losses
 from aillm_tf.metrics.bootstrap import Tally
 from aillm_tf.models.decoder import new_decoder
 from aillm_tf.tasks.generative import GenerativeTask
-from aillm_tf.tasks.token_loss import token_scores, token_tally
+from aillm_tf.tasks.token_loss import TokenLoss, token_scores, token_tally
 
 
-class CausalLM(GenerativeTask):
+class CausalLM(TokenLoss, GenerativeTask):
     """A language model that reads from left to right.
 
     Args:
@@ -36,8 +36,7 @@ class CausalLM(GenerativeTask):
         max_length: tokens of a row, and so the context in training; None: what the model was made for, at most 1024.
         prefix_lm: UniLM's prefix language model (Dong et al. 2019, arXiv:1905.03197): a random part of every row from
             its start is seen in both directions, the rest is predicted from left to right.
-        label_smoothing, z_loss: of the training loss, see `aillm_tf.layers.vocabulary_loss`.
-        **options: of `GenerativeTask`.
+        **options: of `TokenLoss` (label_smoothing, z_loss) and `GenerativeTask`.
 
     Raises:
         ValueError: a `prefix_lm` with LSTM layers, or the config of an encoder-decoder.
@@ -57,8 +56,6 @@ class CausalLM(GenerativeTask):
         *,
         max_length: int | None = None,
         prefix_lm: bool = False,
-        label_smoothing: float = 0.0,
-        z_loss: float = 0.0,
         **options,
     ):
         if config.decoder_layers:
@@ -68,16 +65,13 @@ class CausalLM(GenerativeTask):
             )
         if prefix_lm and config.cell == "lstm":
             raise ValueError("an LSTM reads from left to right only: prefix_lm needs attention")
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing is a share in [0, 1), not {label_smoothing}")
         if max_length is None:
             max_length = min(config.max_length, 1024)
-        self.prefix_lm, self.label_smoothing, self.z_loss = prefix_lm, label_smoothing, z_loss
+        self.prefix_lm = prefix_lm
         super().__init__(config.replace(causal=True), tokenizer.padded(), max_length=max_length, **options)
 
     def options(self) -> dict:
-        own = ("prefix_lm", "label_smoothing", "z_loss")
-        return {**super().options(), **{name: getattr(self, name) for name in own}}
+        return {**super().options(), "prefix_lm": self.prefix_lm}
 
     def build_heads(self) -> None:
         pass  # the backbone has the only one
@@ -111,22 +105,17 @@ class CausalLM(GenerativeTask):
             weights = weights * batch["target_weights"]
         return ops.roll(ids, -1, axis=1), weights * row
 
-    def loss_terms(self, batch: dict, seed=None):
-        targets, weights = self.targets(batch)
-        sums = vocabulary_loss(
-            self.hidden(batch, seed),
-            self.backbone.logits,
-            targets,
-            weights,
-            label_smoothing=self.label_smoothing,
-            z_loss=self.z_loss,
-            count_hits=False,
-        )
-        return sums["loss"], sums["weight"]
+    def scores_of(self, hidden):
+        """(..., hidden) -> (..., vocabulary) float32."""
+        return self.backbone.logits(hidden)
+
+    def predictions(self, batch: dict, seed=None) -> tuple:
+        """Hidden states, targets and their weights, each (batch, length, ...)."""
+        return self.hidden(batch, seed), *self.targets(batch)
 
     def evaluation(self, batch: dict):
-        targets, weights = self.targets(batch)
-        losses, hits = token_losses(self.hidden(batch), self.backbone.logits, targets)
+        hidden, targets, weights = self.predictions(batch)
+        losses, hits = token_losses(hidden, self.scores_of, targets)
         rows = {"loss": losses * weights, "hits": hits * weights, "weight": weights}
         rows = {name: ops.sum(values, axis=-1) for name, values in rows.items()}
         if "bytes" in batch:

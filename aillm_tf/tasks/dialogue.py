@@ -22,6 +22,7 @@ from aillm_tf.data.rows import around
 from aillm_tf.generation.options import GenerationOptions
 from aillm_tf.tasks.causal_lm import CausalLM
 from aillm_tf.tasks.conversational import Asked, Conversational, fitting, messages_of, read, stripped
+from aillm_tf.tasks.generative_graph import filled_rows
 from aillm_tf.text.chat import behind_special, frame, with_template
 
 PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -122,9 +123,7 @@ class Dialogue(Conversational, CausalLM):
 
     def features(self, texts: Sequence[Asked], pairs=None) -> dict[str, np.ndarray]:
         rows = [self.prompt_ids(messages_of(text)) for text in texts]
-        longest = max(map(len, rows))
-        filled = [np.pad(row, (0, longest - len(row)), constant_values=self.tokenizer.pad_id) for row in rows]
-        ids = np.array(filled, "int32")
+        ids = filled_rows(rows, self.tokenizer.pad_id)
         return {"token_ids": ids, "segment_ids": np.zeros_like(ids)}
 
     def graph_tokenizer(self) -> tf.Module:

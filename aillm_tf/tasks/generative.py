@@ -29,7 +29,7 @@ from aillm_tf.generation.options import GenerationOptions
 from aillm_tf.generation.stream import first_stop, stream_text, tokens_until_stop
 from aillm_tf.models.encoder_decoder import EncoderDecoder
 from aillm_tf.tasks.base import Task
-from aillm_tf.tasks.generative_graph import GraphTexts, open_rows
+from aillm_tf.tasks.generative_graph import GraphTexts, filled_rows, open_rows
 from aillm_tf.training.strategy import on_jax
 
 STEPS = 16  # between two looks for stop strings
@@ -92,9 +92,8 @@ class GenerativeTask(Task):
         if isinstance(self.backbone, EncoderDecoder):
             return super().features(texts, pairs)
         rows = open_rows(self.tokenizer, texts, self.read_length)
+        ids = filled_rows(rows, self.tokenizer.pad_id)
         lengths = np.array([len(row) for row in rows], "int32")
-        filled = [np.pad(row, (0, lengths.max() - len(row)), constant_values=self.tokenizer.pad_id) for row in rows]
-        ids = np.array(filled, "int32").reshape(len(rows), lengths.max())
         return {"token_ids": ids, "segment_ids": np.zeros_like(ids), "lengths": lengths}
 
     def prompts(self, features: dict, options: GenerationOptions) -> tuple[tf.Tensor, tf.Tensor, dict | None]:

@@ -27,6 +27,13 @@ def open_rows(tokenizer, texts: Sequence[str], max_length: int | None = None) ->
     return [row[: len(row) - after] for row in np.split(encoded.ids, encoded.offsets[1:-1])]
 
 
+def filled_rows(rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
+    """(rows, longest) int32: rows of ids, filled up at their ends."""
+    longest = max(map(len, rows))
+    filled = [np.pad(row, (0, longest - len(row)), constant_values=pad_id) for row in rows]
+    return np.array(filled, "int32").reshape(len(rows), longest)
+
+
 class GraphTexts(tf.Module):
     """A task's texts to ids as its `features` has them, and ids to texts, as TensorFlow ops."""
 

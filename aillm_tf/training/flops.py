@@ -127,11 +127,12 @@ def step_flops(task, data, step: int) -> float:
     if hasattr(data, "parts"):  # a Mixture: the step is one objective's
         name = data.name_of(step)
         return step_flops(task.tasks[name], data.parts[name], data.steps_of(name, step, step)[0])
-    rows, positions, _ = data.batch_rows(step)
+    rows, lengths, _ = data._planned(step)
+    positions = sum(lengths)
     kind = next((kind.__name__ for kind in type(task).__mro__ if kind.__name__ in OF_TASK), None)
     if kind:
         row = OF_TASK[kind](task, positions)
-    elif len(lengths := data._planned(step)[1]) > 1:
+    elif len(lengths) > 1:
         source, target = lengths
         row = row_flops(task.config, source, target, target)
     else:

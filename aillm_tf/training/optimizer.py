@@ -185,13 +185,7 @@ def _update_rows(states: list[tf.Variable], rows: tf.Tensor, gradient: tf.Tensor
     """A step of the whole table whose gradient is zero but for some rows."""
     before = [tf.raw_ops.ResourceGather(resource=s.handle, indices=rows, dtype=s.dtype) for s in states]
 
-    @tf.function(jit_compile=xla_on_cpu(), autograph=False)  # one pass over the table, in place
-    def without_gradient(numbers):
-        values = [tf.raw_ops.ReadVariableOp(resource=s.handle, dtype=s.dtype) for s in states]
-        for state, value in zip(states, adam(*values, 0.0, numbers), strict=True):
-            tf.raw_ops.AssignVariableOp(resource=state.handle, value=value)
-
-    without_gradient(numbers)
+    _one_pass()([s.handle for s in states], tf.zeros((), gradient.dtype), 1.0, numbers)
     for state, value in zip(states, adam(*before, gradient, numbers), strict=True):
         tf.raw_ops.ResourceScatterUpdate(resource=state.handle, indices=rows, updates=value)
 

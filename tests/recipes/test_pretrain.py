@@ -25,6 +25,26 @@ def pretrain():
 
 
 @pytest.fixture
+def run(read, pretrain, tmp_path):
+    """`run(config, data, **options)`: the report of a small run in the test's folder; `model__size` is model.size."""
+
+    def made(config, data, **options):
+        options = {"data__train": data, "out": tmp_path / "run", "training__batch_size": 4, **options}
+        more = [word for key, value in options.items() for word in (f"--{key.replace('__', '.')}", str(value))]
+        return pretrain.main(read(RECIPES / "configs" / f"{config}.yaml", *more))
+
+    return made
+
+
+@pytest.fixture
+def corpus(reviews, tmp_path):
+    """A text file of lines of three sentences each."""
+    lines = [" . ".join(text for text, _ in reviews[i : i + 3]) + " ." for i in range(37)]
+    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path / "a.txt"
+
+
+@pytest.fixture
 def read(pretrain):
     """`read(path, *more)`: the config of a file."""
     return lambda path, *more: parse(pretrain.Config, ["--config", str(path), "--data.train", "corpus.txt", *more])
@@ -46,24 +66,12 @@ def test_every_tiny_config_makes_its_task(path, pretrain, read, reviews, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_prepared_folder_is_pretrained_on(pretrain, reviews, tmp_path):
-    lines = [" . ".join(text for text, _ in reviews[i : i + 3]) for i in range(37)]
-    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+def test_a_prepared_folder_is_pretrained_on(run, corpus, tmp_path):
     rules = {"documents": "line", "quality": "none", "min_words": 1, "similarity": 0, "validation": 6}
-    options = PrepareOptions((str(tmp_path / "a.txt"),), **rules, kind="bpe", use="decoder", vocab_size=384, length=32)
+    options = PrepareOptions((str(corpus),), **rules, kind="bpe", use="decoder", vocab_size=384, length=32)
     manifest = prepare(tmp_path / "corpus", options, progress=False)
-    arguments = {
-        "--config": RECIPES / "configs" / "pretrain-gpt2-tiny.yaml",
-        "--data.train": tmp_path / "corpus",
-        "--model.max_length": 32,
-        "--training.batch_size": 4,
-        "--training.steps": 30,
-        "--training.warmup": 3,
-        "--training.validation_every": 15,
-        "--out": tmp_path / "run",
-    }
-    config = parse(pretrain.Config, [str(part) for pair in arguments.items() for part in pair])
-    report = pretrain.main(config)
+    training = {"training__steps": 30, "training__warmup": 3, "training__validation_every": 15}
+    report = run("pretrain-gpt2-tiny", tmp_path / "corpus", model__max_length=32, **training)
     assert report["data"]["tokens"] == manifest["splits"]["train"]["tokens"]
     assert report["scores"]["loss"] < 0.9 * np.log(384)
     model = aillm_tf.load(tmp_path / "run" / "model", dtype="float32")
@@ -71,21 +79,9 @@ def test_a_prepared_folder_is_pretrained_on(pretrain, reviews, tmp_path):
 
 
 @pytest.mark.slow
-def test_several_objectives_are_pretrained_at_once(pretrain, reviews, tmp_path):
-    lines = [" . ".join(text for text, _ in reviews[i : i + 3]) + " ." for i in range(37)]
-    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
-    arguments = {
-        "--config": RECIPES / "configs" / "pretrain-multitask-tiny.yaml",
-        "--data.train": tmp_path / "a.txt",
-        "--data.validation_rows": 6,
-        "--model.vocab_size": 384,
-        "--training.batch_size": 4,
-        "--training.steps": 12,
-        "--training.warmup": 0,
-        "--training.validation_every": 12,
-        "--out": tmp_path / "run",
-    }
-    report = pretrain.main(parse(pretrain.Config, [str(part) for pair in arguments.items() for part in pair]))
+def test_several_objectives_are_pretrained_at_once(run, corpus, tmp_path):
+    training = {"training__steps": 12, "training__warmup": 0, "training__validation_every": 12}
+    report = run("pretrain-multitask-tiny", corpus, data__validation_rows=6, model__vocab_size=384, **training)
     assert {"masks_loss", "gaps_loss", "order_loss"} < set(report["scores"])
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["mfu"] > 0 for row in rows if "mfu" in row)
