@@ -1,6 +1,7 @@
 """The aillm command: speed of --help, recipes by name and path, clean errors, predict on runs and exports."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -61,7 +62,9 @@ def recipe(tmp_path):
 
 def aillm(*argv, input=None, timeout=60):
     command = [sys.executable, "-m", "aillm_tf.cli", *map(str, argv)]
-    return subprocess.run(command, capture_output=True, text=True, input=input, timeout=timeout, cwd=ROOT)
+    options = {"capture_output": True, "text": True, "input": input, "timeout": timeout, "cwd": ROOT}
+    # tests that run in the background are given a Ctrl-C that does nothing
+    return subprocess.run(command, **options, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def fails(capsys, *argv):
