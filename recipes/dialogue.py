@@ -18,6 +18,7 @@ import json
 from typing import Literal
 
 from aillm_tf.config import run as run_recipe
+from aillm_tf.config import warn_unused
 from aillm_tf.training.options import Training
 
 
@@ -134,10 +135,12 @@ def build(model: Model, training: Training, train, run):
     options |= {"dtype": training.dtype, "seed": training.seed}
     changes = {} if model.dropout is None else {"dropout": model.dropout, "attention_dropout": model.dropout}
     if model.init:
+        warn_unused(model, "preset tokenizer tokenizer_kind vocab_size", f"{model.init} has its own")
         task = ai.DialogueResponses if open_source(model.init).config.decoder_layers else ai.Dialogue
         return task.from_pretrained(model.init, **options, **changes)
     task = ai.DialogueResponses if ai.preset(model.preset, model.vocab_size).decoder_layers else ai.Dialogue
     if model.tokenizer:
+        warn_unused(model, "tokenizer_kind vocab_size", f"{model.tokenizer} is the tokenizer")
         tokenizer = ai.Tokenizer.from_folder(model.tokenizer)
     else:
         texts = [f"{m['role']}: {m['content']}" for messages in train.messages for m in messages]

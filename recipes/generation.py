@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from aillm_tf.config import run as run_recipe
+from aillm_tf.config import warn_unused
 from aillm_tf.training.options import Training
 
 
@@ -93,7 +94,6 @@ class Config:
 
 def read(data: Data):
     """Training texts and held-out texts, or the folder and the split of a prepared corpus; and its tokenizer."""
-    from aillm_tf.config import warn_unused
     from aillm_tf.data.next_tokens import read_texts
     from aillm_tf.data.shards import is_prepared, open_shards
 
@@ -121,7 +121,6 @@ def read(data: Data):
 def tokenizer_for(model: Model, texts, prepared: Path | None, run):
     """The tokenizer of a model from scratch: given, of a prepared corpus, or trained and kept with the run."""
     import aillm_tf as ai
-    from aillm_tf.config import warn_unused
     from aillm_tf.text.train import kept_tokenizer
 
     if model.tokenizer or prepared:  # where both are given they have to be the same, which opening the corpus checks
@@ -136,7 +135,6 @@ def tokenizer_for(model: Model, texts, prepared: Path | None, run):
 def build(model: Model, training: Training, texts, prepared: Path | None, run):
     """The language model: pretrained, or from scratch."""
     import aillm_tf as ai
-    from aillm_tf.config import warn_unused
 
     options = {
         "max_length": model.max_length,

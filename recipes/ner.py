@@ -16,6 +16,7 @@ import dataclasses
 from typing import Literal
 
 from aillm_tf.config import run as run_recipe
+from aillm_tf.config import warn_unused
 from aillm_tf.training.options import Training
 
 WORST = 20  # sentences shown in the report
@@ -142,8 +143,10 @@ def build(model: Model, training: Training, train):
     }
     changes = {} if model.dropout is None else {"dropout": model.dropout, "attention_dropout": model.dropout}
     if model.init:
+        warn_unused(model, "preset tokenizer vocab_size", f"{model.init} has its own")
         return ai.TokenClassifier.from_pretrained(model.init, **options, **changes)
     if model.tokenizer:
+        warn_unused(model, "vocab_size", f"{model.tokenizer} is the tokenizer")
         tokenizer = ai.Tokenizer.from_folder(model.tokenizer)
     else:
         tokenizer = ai.train_tokenizer(train.texts, vocab_size=model.vocab_size)

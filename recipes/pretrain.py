@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any, Literal, NamedTuple
 
 from aillm_tf.config import run as run_recipe
+from aillm_tf.config import warn_unused
 from aillm_tf.training.options import Training
 
 
@@ -182,7 +183,6 @@ def unigram_loss(model, train, validation) -> float | None:
 
 def read_corpus(data: Data, seed: int):
     """What to train on and to validate on, counts for the report, and the folder of a prepared corpus' tokenizer."""
-    from aillm_tf.config import warn_unused
     from aillm_tf.data.shards import is_prepared, open_shards
 
     if not is_prepared(data.train):
@@ -201,7 +201,6 @@ def read_corpus(data: Data, seed: int):
 def tokenizer_for(model: Model, texts, prepared, run):
     """The tokenizer that is given, that of a prepared corpus, or one trained on the texts and kept with the run."""
     import aillm_tf as ai
-    from aillm_tf.config import warn_unused
     from aillm_tf.text.sentinels import with_sentinels
     from aillm_tf.text.train import kept_tokenizer
 
@@ -210,6 +209,7 @@ def tokenizer_for(model: Model, texts, prepared, run):
         warn_unused(model, "tokenizer_kind vocab_size", f"{prepared} is the tokenizer")
         return ai.Tokenizer.from_folder(model.tokenizer or prepared)
     if model.tokenizer:
+        warn_unused(model, "tokenizer_kind vocab_size", f"{model.tokenizer} is the tokenizer")
         tokenizer = ai.Tokenizer.from_folder(model.tokenizer)
     else:
         learned = {"kind": model.tokenizer_kind or objective.kind, "vocab_size": model.vocab_size, "use": objective.use}
@@ -225,7 +225,7 @@ def build(model: Model, training: Training, texts, prepared, run):
     import inspect
 
     import aillm_tf as ai
-    from aillm_tf.config import did_you_mean, warn_unused
+    from aillm_tf.config import did_you_mean
 
     objective = OBJECTIVES[model.objective]
     task = getattr(ai, objective.task)
@@ -248,7 +248,6 @@ def build(model: Model, training: Training, texts, prepared, run):
 def main(config: Config) -> dict:
     """Pretrain, score and save a model; returns the report."""
     import aillm_tf as ai
-    from aillm_tf.config import warn_unused
     from aillm_tf.training.options import batches, fit, open_strategy
 
     data, training = config.data, config.training

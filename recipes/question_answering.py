@@ -16,6 +16,7 @@ import json
 from typing import Literal
 
 from aillm_tf.config import run as run_recipe
+from aillm_tf.config import warn_unused
 from aillm_tf.training.options import Training
 
 WORST = 20  # answers shown in the report
@@ -109,8 +110,10 @@ def build(options: Model, training: Training, questions):
     settings |= {"dtype": training.dtype, "seed": training.seed, "unanswerable": questions.has_unanswerable}
     changes = {} if options.dropout is None else {"dropout": options.dropout, "attention_dropout": options.dropout}
     if options.init:
+        warn_unused(options, "preset tokenizer vocab_size", f"{options.init} has its own")
         return ai.QuestionAnswering.from_pretrained(options.init, **settings, **changes)
     if options.tokenizer:
+        warn_unused(options, "vocab_size", f"{options.tokenizer} is the tokenizer")
         tokenizer = ai.Tokenizer.from_folder(options.tokenizer)
     else:
         tokenizer = ai.train_tokenizer([*questions.contexts, *questions.questions], vocab_size=options.vocab_size)

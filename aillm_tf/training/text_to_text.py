@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any, Literal
 
+from aillm_tf.config import warn_unused
 from aillm_tf.training.options import Training, batches, fit
 
 WRITTEN = "written.jsonl"  # in the run directory: what the model made of the held-out sources
@@ -158,6 +159,7 @@ def build(task: type, model: Model, training: Training, rows, run, **options):
     }
     changes = {} if model.dropout is None else {"dropout": model.dropout}
     if model.init:
+        warn_unused(model, "preset tokenizer tokenizer_kind vocab_size joint", f"{model.init} has its own")
         return task.from_pretrained(model.init, **options, **changes)
     sources, targets = rows.pairs()
     sides = {"tokenizer": [*sources, *targets]} if model.joint else {"tokenizer": sources, "target_tokenizer": targets}
@@ -166,6 +168,8 @@ def build(task: type, model: Model, training: Training, rows, run, **options):
             "model.tokenizer is one for both sides, and model.joint is false: leave model.tokenizer out, and each side "
             "gets its own, or leave model.joint true"
         )
+    if model.tokenizer:
+        warn_unused(model, "tokenizer_kind vocab_size", f"{model.tokenizer} is the tokenizer")
     learned = {"kind": model.tokenizer_kind, "vocab_size": model.vocab_size, "use": "seq2seq"}
     tokenizers = {
         name: ai.Tokenizer.from_folder(model.tokenizer)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,16 @@ from aillm_tf.cli import load_recipe, main
 from aillm_tf.data.prepare import prepare
 from aillm_tf.data.prepare_options import PrepareOptions
 from aillm_tf.data.shards import open_shards
+from aillm_tf.tasks.base import Task
+from aillm_tf.training import text_to_text
 from aillm_tf.training.metrics_log import read_rows
+from aillm_tf.training.options import Training
 
 ROOT = Path(__file__).parents[2]
-pretrain, generation = (load_recipe(str(ROOT / "recipes" / f"{name}.py")) for name in ("pretrain", "generation"))
+RECIPES = ("classification", "dialogue", "generation", "ner", "pretrain", "question_answering")
+classification, dialogue, generation, ner, pretrain, question_answering = (
+    load_recipe(str(ROOT / "recipes" / f"{name}.py")) for name in RECIPES
+)
 TRAINING = ["--training.batch_size", "8", "--training.dtype", "float32", "--training.fixed_length", "true"]
 
 
@@ -113,12 +120,25 @@ def test_guessing_tokens_is_compared_with_losses_of_tokens_only(task, told, runs
     assert (pretrain.unigram_loss(model, data, data) is not None) == told
 
 
-@pytest.mark.parametrize("recipe", [pretrain, generation], ids=["pretrain", "generation"])
-def test_options_of_a_new_model_are_named_where_there_is_a_pretrained_one(recipe, monkeypatch, caplog):
-    for task in (aillm_tf.MaskedLM, aillm_tf.CausalLM):
-        monkeypatch.setattr(task, "from_pretrained", lambda source, **options: source)
-    model = recipe.Model(init="there", tokenizer="elsewhere", vocab_size=100)
-    assert recipe.build(model, recipe.Training(), None, None, None) == "there"
+BUILDERS = {
+    "classification": (classification, [[]]),
+    "ner": (ner, [types.SimpleNamespace(labels=["O"])]),
+    "question_answering": (question_answering, [types.SimpleNamespace(contexts=["a"], has_unanswerable=False)]),
+    "pretrain": (pretrain, [None, None, None]),
+    "generation": (generation, [None, None, None]),
+    "dialogue": (dialogue, [None, None]),
+    "translation": (text_to_text, [None, None]),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_options_of_a_new_model_are_named_where_there_is_a_pretrained_one(name, runs, monkeypatch, caplog):
+    recipe, given = BUILDERS[name]
+    there = str(runs / "pretrained" / "model")
+    monkeypatch.setattr(Task, "from_pretrained", lambda source, **options: source)
+    task = [aillm_tf.Translation] if name == "translation" else []
+    model = recipe.Model(init=there, tokenizer="elsewhere", vocab_size=100)
+    assert recipe.build(*task, model, Training(), *given) == there
     named = {record.message.split(":")[0] for record in caplog.records}
     assert named == {"model.tokenizer is not used", "model.vocab_size is not used"}
 
