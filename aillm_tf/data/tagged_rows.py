@@ -3,8 +3,9 @@
 Notable here:
 - A sentence longer than a row becomes several that overlap. Every word is learned and scored in one of them, the one
   in which it has most context on its shorter side.
-- A token of the corpus ("It's") may be several words (`aillm_tf.text.graph_alignment`); all are learned, so that raw
-  text is read as it was trained, and the first says what the token is when it is scored.
+- A token of the corpus ("It's") may be several words (`aillm_tf.text.graph_alignment`). Those of entities are all
+  learned, so that raw text is read as it was trained; of the others, if so wanted, only the first, which says what the
+  token is when it is scored.
 """
 
 from __future__ import annotations
@@ -131,7 +132,13 @@ class TaggedRows(NamedTuple):
 
 
 def tagged_rows(
-    rows: Tagged, tokenizer: Tokenizer, labels: LabelIds, max_length: int, overlap: int, every_piece: bool = False
+    rows: Tagged,
+    tokenizer: Tokenizer,
+    labels: LabelIds,
+    max_length: int,
+    overlap: int,
+    every_piece: bool = False,
+    outside_once: bool = False,
 ) -> TaggedRows:
     """Tokenize sentences and give their tokens labels.
 
@@ -142,6 +149,7 @@ def tagged_rows(
         max_length: tokens of a row, special ones counted.
         overlap: tokens that neighbouring rows of a long sentence share.
         every_piece: the further tokens of a word have labels too.
+        outside_once: the further words of a token that is outside of entities are not learned.
     """
     pieces = pieces_of(tokenizer, rows.texts)
     unit_splits = np.cumsum([0, *map(len, rows.spans)])
@@ -164,7 +172,8 @@ def tagged_rows(
     label = np.where(kind != before, labels.begin[label], label)
 
     flags, targets = begins.astype(np.int32), np.full(len(begins), -1, np.int32)
-    targets[tokens] = label
+    # those of addresses and @names teach that rare words are outside, and recall falls
+    targets[tokens] = np.where(outside_once & again & (label == labels.outside), -1, label)
     if every_piece:
         word = np.cumsum(begins) - 1
         piece_text = np.repeat(np.arange(len(bases)), np.diff(pieces.splits))

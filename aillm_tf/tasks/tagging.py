@@ -232,7 +232,8 @@ class TokenClassifier(Task):
             rows = tagged(rows, **columns, on_bad=on_bad, errors=encoding_errors)
         self._check_types(rows, learned=batching.get("shuffle", False))
         every = self.label_pieces == "all"
-        alignment = tagged_rows(rows, self.tokenizer, self.label_ids, self.max_length, self.overlap, every)
+        once = not every and not self.has_crf  # a chain has no gaps
+        alignment = tagged_rows(rows, self.tokenizer, self.label_ids, self.max_length, self.overlap, every, once)
         columns = alignment.columns
         if balance:
             columns = {**columns, "rarest": rows.rarest_types()[alignment.sentences]}

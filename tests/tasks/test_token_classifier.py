@@ -141,7 +141,7 @@ def test_loss_is_the_mean_over_words_or_pieces(weights, pieces, make):
     own = np.where(targets >= 0, np.array(weights or [1.0] * 5)[targets], 0.0)
     found = model.evaluate(model.dataset(rows, batch_size=2), verbose=0)["loss"]
     assert found == pytest.approx((losses * own).sum() / own.sum(), abs=1e-5)
-    words = sum(len(tags.split()) for _, tags in TOYS) + 1  # "'s" is two
+    words = sum(len(tags.split()) for _, tags in TOYS)  # "'s", outside, is two, of which the first is learned
     tokens = len(model.tokenizer.encode(rows.texts).ids) - 2 * len(TOYS)
     assert (targets >= 0).sum() == {"first": words, "all": tokens}[pieces]
 
@@ -157,6 +157,14 @@ def test_further_words_of_a_token_go_on(tokenizer):
     rows = rows_of([("x-y @a é", "B-LOC B-PER I-PER")])
     found = tagged_rows(rows, tokenizer, LabelIds(LABELS), 32, 8).columns["targets"].values - 1
     assert [LABELS[t] for t in found if t >= 0] == ["B-LOC", "I-LOC", "I-LOC", "B-PER", "I-PER", "I-PER"]
+
+
+def test_further_words_outside_of_entities_may_be_left_out(tokenizer):
+    rows = rows_of([("x-y @a é", "B-LOC O O")])
+    found = tagged_rows(rows, tokenizer, LabelIds(LABELS), 32, 8, outside_once=True)
+    targets = found.columns["targets"].values - 1
+    assert [LABELS[t] for t in targets if t >= 0] == ["B-LOC", "I-LOC", "I-LOC", "O", "O"]
+    assert found.tags(np.maximum(padded(found.columns["targets"]) - 1, 0), LabelIds(LABELS)) == rows.tags
 
 
 def test_characters_within_a_word_have_its_label(make, tokenizer):
