@@ -14,8 +14,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
+from aillm_tf.config import did_you_mean, warn_unused
 from aillm_tf.config import run as run_recipe
-from aillm_tf.config import warn_unused
 from aillm_tf.training.options import Training
 
 
@@ -225,7 +225,6 @@ def build(model: Model, training: Training, texts, prepared, run):
     import inspect
 
     import aillm_tf as ai
-    from aillm_tf.config import did_you_mean
 
     objective = OBJECTIVES[model.objective]
     task = getattr(ai, objective.task)
