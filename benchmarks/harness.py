@@ -33,7 +33,7 @@ WARMUP_STEPS, CLIP_NORM, MAX_LENGTH, SEED = 60, 1.0, 128, 0
 # nanoGPT's setting for a CPU (its README), of `char_lm`.
 CHARACTERS = {
     "shape": {"hidden_size": 128, "layers": 4, "heads": 4, "ffn_size": 512, "max_length": 64},
-    "training": {"batch_size": 12, "steps": 2000, "learning_rate": 1e-3, "final_rate": 1e-4, "warmup": 100}
+    "training": {"batch_size": 12, "steps": 2000, "learning_rate": 1e-3, "final_share": 0.1, "warmup": 100}
     | {"weight_decay": 0.1, "beta_2": 0.99, "clip_norm": 1.0},
     "train_share": 0.9,
 }

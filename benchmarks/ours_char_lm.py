@@ -21,7 +21,7 @@ SHAPE, TRAINING = CHARACTERS["shape"], CHARACTERS["training"]
 STEPS_PER_EXECUTION = 50
 
 
-def measure(path: str, steps: int, jit_compile: bool | str) -> None:
+def measure(path: str, steps: int, jit_compile: bool | str, dtype: str, peak: float) -> None:
     text = Path(path).read_text(encoding="utf-8")
     cut = int(CHARACTERS["train_share"] * len(text))
     tokenizer = ai.train_tokenizer([text], "char", min_frequency=1, use="decoder")
@@ -35,13 +35,13 @@ def measure(path: str, steps: int, jit_compile: bool | str) -> None:
         attention_dropout=0.0,
         **SHAPE,
     )
-    model = ai.CausalLM(config, tokenizer, dtype="float32", seed=SEED)
+    model = ai.CausalLM(config, tokenizer, dtype=dtype, seed=SEED)
     rate = schedule(
-        TRAINING["learning_rate"],
+        peak,
         TRAINING["steps"],
         warmup=TRAINING["warmup"],
         kind="cosine",
-        end=TRAINING["final_rate"],
+        end=peak * TRAINING["final_share"],
     )
     optimizer = AdamW(rate, weight_decay=TRAINING["weight_decay"], beta_2=TRAINING["beta_2"])
     model.compile(
@@ -72,5 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", required=True, help="text file")
     parser.add_argument("--steps", type=int, default=TRAINING["steps"], help="fewer, to try it out")
     parser.add_argument("--xla", action="store_true", help="compile the whole gradient with XLA")
+    parser.add_argument("--dtype", choices=("float32", "mixed_bfloat16"), default="float32")
+    parser.add_argument("--learning-rate", type=float, default=TRAINING["learning_rate"], help="at its peak")
     options = parser.parse_args()
-    measure(options.data, options.steps, options.xla or "auto")
+    measure(options.data, options.steps, options.xla or "auto", options.dtype, options.learning_rate)

@@ -11,7 +11,7 @@ import functools
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -169,22 +169,17 @@ class Dataset:
         epoch, index = divmod(step, self.steps_per_epoch)
         return self._plan(epoch)[index]
 
-    def slices(
-        self, first_step: int, last_step: int | None, replicas: range, total: int, micro: int
-    ) -> Iterator[tuple[np.ndarray, tuple[int, ...], int]]:
-        """(rows, length of each side, epoch) for every step and each of `replicas`, out of `total`.
+    def part(self, step: int, replica: int, total: int, micro: int) -> tuple[np.ndarray, tuple[int, ...], int]:
+        """(rows, length of each side, epoch) of the slice of a step for one replica out of `total`.
 
-        Counts of rows are multiples of `micro`.
+        The count of rows is a multiple of `micro`; -1 stands where there is no row.
         """
-        step = first_step
-        while last_step is None or step < last_step:
-            rows, lengths, full = self._planned(step)
-            share = -(-full // (total * micro)) * micro
-            filled = np.full(share * total, -1, "int64")
-            filled[: len(rows)] = rows
-            for replica in replicas:
-                yield filled[replica * share : (replica + 1) * share], lengths, step // self.steps_per_epoch
-            step += 1
+        rows, lengths, full = self._planned(step)
+        share = -(-full // (total * micro)) * micro
+        filled = np.full(share, -1, "int64")
+        own = rows[replica * share : (replica + 1) * share]
+        filled[: len(own)] = own
+        return filled, lengths, step // self.steps_per_epoch
 
     def batches(
         self,
@@ -209,14 +204,21 @@ class Dataset:
         fulls = {full for _, _, full in self._plan(0)}
         share = -(-fulls.pop() // (total * micro)) * micro if len(fulls) == 1 else None
         static_lengths = self.edges[0] if len(self.edges) == 1 else None
-        signature = (
-            tf.TensorSpec((share,), tf.int64),
-            tf.TensorSpec((self.lengths.shape[1],), tf.int32),
-            tf.TensorSpec((), tf.int32),
-        )
-        rows = tf.data.Dataset.from_generator(
-            lambda: self.slices(first_step, last_step, replicas, total, micro), output_signature=signature
-        )
+
+        def part(index):
+            step, replica = divmod(int(index), len(replicas))
+            rows, lengths, epoch = self.part(step, replicas[replica], total, micro)
+            return rows, np.asarray(lengths, "int32"), np.int32(epoch)
+
+        @tf.autograph.experimental.do_not_convert
+        def parts(index):
+            rows, lengths, epoch = tf.numpy_function(part, [index], (tf.int64, tf.int32, tf.int32), stateful=False)
+            shapes = (share,), (self.lengths.shape[1],), ()
+            return tuple(tf.ensure_shape(x, shape) for x, shape in zip((rows, lengths, epoch), shapes, strict=True))
+
+        # not from_generator: in Python 3.11 it makes malloc hand all that is large back to the system (ApplyPython311-
+        # MemoryPatch), and every operation from then on waits for new pages
+        rows = tf.data.Dataset.range(first_step * len(replicas), last_step * len(replicas)).map(parts)
         # flat columns live on the host once, outside the graph
         with tf.device("CPU:0"):
             columns = {

@@ -6,6 +6,8 @@ query and key: Henry et al. 2020 (arXiv:2010.04245); soft caps: Gemma Team 2024 
 
 from __future__ import annotations
 
+import itertools
+
 from keras import ops
 
 from aillm_tf.layers import fast
@@ -57,19 +59,23 @@ class Attention(Layer):
             self.query_norm.build((self.width,))
             self.key_norm.build((self.width,))
 
-    def split_heads(self, x, heads: int):
-        """(batch, length, heads * width) -> (batch, heads, length, width)."""
-        batch, length = ops.shape(x)[0], ops.shape(x)[1]
-        return ops.transpose(ops.reshape(x, (batch, length, heads, self.width)), (0, 2, 1, 3))
+    def split_heads(self, x, *heads: int) -> list:
+        """(batch, length, sum of heads * width) -> a tensor (batch, heads, length, width) for each of `heads`."""
+        batch, length, parts = ops.shape(x)[0], ops.shape(x)[1], len(heads)
+        if len(set(heads)) == 1:  # parts of the first axis lie one after the other and need not be copied
+            x = ops.reshape(x, (batch, length, parts, heads[0], self.width))
+            return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), parts)
+        x = ops.transpose(ops.reshape(x, (batch, length, sum(heads), self.width)), (0, 2, 1, 3))
+        return ops.split(x, list(itertools.accumulate(heads))[:-1], axis=1)
 
     def queries(self, x):
         """(batch, query, hidden) -> (batch, heads, query, width), before norm and rotation."""
-        return self.split_heads(self.qkv(x, columns=slice(0, self.heads * self.width)), self.heads)
+        return self.split_heads(self.qkv(x, columns=slice(0, self.heads * self.width)), self.heads)[0]
 
     def keys_and_values(self, memory):
         """(batch, key, hidden) -> two tensors (batch, kv_heads, key, width), before norm and rotation."""
         kv = self.qkv(memory, columns=slice(self.heads * self.width, None))
-        return ops.split(self.split_heads(kv, 2 * self.kv_heads), 2, axis=1)
+        return self.split_heads(kv, self.kv_heads, self.kv_heads)
 
     def remember(self, memory) -> dict:
         """The cache with which `call` attends to a memory that never changes.
@@ -118,7 +124,7 @@ class Attention(Layer):
         elif memory is not None:
             q, (k, v) = self.queries(x), self.keys_and_values(memory)
         else:
-            q, k, v = ops.split(self.split_heads(self.qkv(x), heads + 2 * kv_heads), (heads, heads + kv_heads), axis=1)
+            q, k, v = self.split_heads(self.qkv(x), heads, kv_heads, kv_heads)
             memory_angles = angles
         if self.query_norm:
             q, k = self.query_norm(q), None if k is None else self.key_norm(k)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from keras import ops
 
+from aillm_tf.layers import fast
 from aillm_tf.layers.base import Layer
 from aillm_tf.layers.dense import Dense
 from aillm_tf.layers.dropout import dropout
@@ -129,5 +130,5 @@ class Embeddings(Layer):
         """Scores over the vocabulary with the tied table, (..., embedding_size) -> (..., vocabulary) float32."""
         table = self.cast(self.token)
         lead = ops.shape(x)[:-1]
-        scores = ops.matmul(ops.reshape(self.cast(x), (-1, self.size)), ops.transpose(table))
+        scores = fast.matmul_rows(ops.reshape(self.cast(x), (-1, self.size)), table)
         return ops.reshape(ops.cast(scores, "float32"), (*lead, table.shape[0]))

@@ -55,6 +55,13 @@ def dense(x, kernel, bias):
     return y if bias is None else y + bias
 
 
+def matmul_rows(x, rows):
+    """x rows^T for x (tokens, features) and rows (outputs, features), of which no transposed copy is made."""
+    if keras.backend.backend() == "tensorflow":
+        return _programs().matmul(x, rows, transpose_b=True)
+    return ops.matmul(x, ops.transpose(rows))
+
+
 def gelu(x):
     """Gaussian error linear unit, x Phi(x) (Hendrycks & Gimpel 2016)."""
     if _fused.get():
@@ -80,7 +87,7 @@ def dropout(x, rate: float, seed):
 
 def add_norm(x, residual, scale, bias, epsilon: float, rate: float = 0.0, seed=None):
     """LayerNorm(dropout(x) + residual), statistics in float32, result in the dtype of x."""
-    if _fused.get() and residual is not None:
+    if _fused.get():
         programs = _programs()
         threshold = 0 if seed is None else _threshold(rate)
         noise = programs.random_bytes(x, seed) if threshold else programs.no_bytes()

@@ -46,6 +46,19 @@ def _float(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(x, tf.float32)
 
 
+def _sum(x: tf.Tensor) -> tf.Tensor:
+    """(..., n) float32 -> (..., 1).
+
+    A product with ones, within an XLA program: XLA's reduction keeps the order of the sum, so it cannot add several
+    numbers at once, and takes up to five times as long.
+    """
+    return tf.tensordot(x, tf.ones([tf.shape(x)[-1], 1]), 1)
+
+
+def _mean(x: tf.Tensor) -> tf.Tensor:
+    return _sum(x) / tf.cast(tf.shape(x)[-1], tf.float32)
+
+
 def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
     """x W + b, whose bias gradient is a product with ones: oneDNN sums faster than TensorFlow's reduction."""
 
@@ -98,52 +111,45 @@ def dropout(x: tf.Tensor, noise: tf.Tensor, threshold: int) -> tf.Tensor:
 
 
 @functools.cache
-def _norm_programs(epsilon: float, threshold: int):
-    def statistics(h):
-        mean = tf.reduce_mean(h, -1, keepdims=True)
-        return mean, tf.math.rsqrt(tf.reduce_mean(tf.square(h - mean), -1, keepdims=True) + epsilon)
+def _norm_programs(epsilon: float, threshold: int, added: bool):
+    def summed(x, residual, noise):
+        h = _drop(_float(x), noise, threshold)
+        return h + _float(residual) if added else h
 
-    def added(x, residual, noise):
-        return _drop(_float(x), noise, threshold) + _float(residual)
+    def normal(h):
+        h = h - _mean(h)
+        rstd = tf.math.rsqrt(_mean(tf.square(h)) + epsilon)
+        return h * rstd, rstd
 
     def forward(x, residual, scale, bias, noise):
-        h = added(x, residual, noise)
-        mean, rstd = statistics(h)
-        return tf.cast((h - mean) * rstd * scale + bias, x.dtype)
+        return tf.cast(normal(summed(x, residual, noise))[0] * scale + bias, x.dtype)
 
     def backward(x, residual, scale, noise, dy):
-        h = added(x, residual, noise)
-        mean, rstd = statistics(h)
-        normal = (h - mean) * rstd
+        n, rstd = normal(summed(x, residual, noise))
         dy = _float(dy)
         d = dy * scale
-        d = rstd * (d - tf.reduce_mean(d, -1, keepdims=True) - normal * tf.reduce_mean(d * normal, -1, keepdims=True))
+        d = rstd * (d - _mean(d) - n * _mean(d * n))
         rows = list(range(len(x.shape) - 1))
         dx = tf.cast(_drop(d, noise, threshold), x.dtype)
-        return dx, tf.cast(d, x.dtype), tf.reduce_sum(dy * normal, rows), tf.reduce_sum(dy, rows)
+        return dx, tf.cast(d, x.dtype) if threshold else None, tf.reduce_sum(dy * n, rows), tf.reduce_sum(dy, rows)
 
     return _program(forward), _program(backward)
 
 
 def add_norm(x, residual, scale, bias, noise, epsilon: float, threshold: int) -> tf.Tensor:
-    forward, backward = _norm_programs(epsilon, threshold)
+    """LayerNorm(dropout(x) + residual), or of x alone; see `fast.add_norm`."""
+    forward, backward = _norm_programs(epsilon, threshold, residual is not None)
 
     @tf.custom_gradient
     def function(x, residual, scale, bias):
-        return forward(x, residual, scale, bias, noise), lambda dy: backward(x, residual, scale, noise, dy)
+        def gradient(dy):
+            dx, d, d_scale, d_bias = backward(x, residual, scale, noise, dy)
+            return dx, d if threshold else dx, d_scale, d_bias
 
-    return function(x, tf.cast(residual, x.dtype), tf.convert_to_tensor(scale), tf.convert_to_tensor(bias))
+        return forward(x, residual, scale, bias, noise), gradient
 
-
-def attend(q, k, v, bias, scale: float) -> tf.Tensor:
-    """softmax(q k^T scale + bias) v without dropout, in bfloat16.
-
-    oneDNN computes scale and bias within the first matmul, and the softmax, in float32, and rounds what it returns.
-    """
-    scores = tf.matmul(q, k, transpose_b=True) * tf.constant(scale, q.dtype)
-    if bias is not None:
-        scores = scores + tf.cast(bias, q.dtype)
-    return tf.matmul(tf.nn.softmax(scores), v)
+    residual = tf.zeros([], x.dtype) if residual is None else tf.cast(residual, x.dtype)
+    return function(x, residual, tf.convert_to_tensor(scale), tf.convert_to_tensor(bias))
 
 
 @functools.cache
@@ -159,7 +165,7 @@ def _softmax_programs(scale: float, threshold: int, biased: bool):
 
     def bias_backward(p, noise, dy):
         p, d = _float(p), _drop(_float(dy), noise, threshold)
-        return p * (d - tf.reduce_sum(p * d, -1, keepdims=True))
+        return p * (d - _sum(p * d))
 
     def backward(p, noise, dy):
         return tf.cast(bias_backward(p, noise, dy) * scale, dy.dtype)
@@ -167,14 +173,17 @@ def _softmax_programs(scale: float, threshold: int, biased: bool):
     return _program(forward), _program(backward), _program(bias_backward)
 
 
-def softmax(scores, bias, noise, scale: float, threshold: int) -> tf.Tensor:
-    """dropout(softmax(scores scale + bias))."""
-    forward, backward, bias_backward = _softmax_programs(scale, threshold, bias is not None)
+def softmax(scores, bias, noise, scale: float, threshold: int, forward=None) -> tf.Tensor:
+    """dropout(softmax(scores scale + bias)); without dropout `forward` of scores and bias may compute it."""
+    program, backward, bias_backward = _softmax_programs(scale, threshold, bias is not None)
     bias = tf.zeros([]) if bias is None else bias
 
     @tf.custom_gradient
     def function(scores, bias):
-        y, p = forward(scores, bias, noise) if threshold else [forward(scores, bias, noise)] * 2
+        if threshold:
+            y, p = program(scores, bias, noise)
+        else:
+            y = p = forward(scores, bias) if forward else program(scores, bias, noise)
 
         def gradient(dy):
             # computed only for a learned bias: for a mask nobody asks, and the graph is pruned
@@ -185,6 +194,19 @@ def softmax(scores, bias, noise, scale: float, threshold: int) -> tf.Tensor:
         return y, gradient
 
     return function(scores, bias)
+
+
+def attend(q, k, v, bias, scale: float) -> tf.Tensor:
+    """softmax(q k^T scale + bias) v without dropout, in bfloat16.
+
+    oneDNN computes scale and bias within the first matmul, and the softmax, in float32, and rounds what it returns.
+    """
+
+    def weights(scores, bias_):
+        scores = scores * tf.constant(scale, scores.dtype)
+        return tf.nn.softmax(scores if bias is None else scores + tf.cast(bias_, scores.dtype))
+
+    return tf.matmul(softmax(tf.matmul(q, k, transpose_b=True), bias, no_bytes(), scale, 0, weights), v)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from keras import ops
 
+from aillm_tf.layers import fast
 from aillm_tf.layers.base import Layer
 
 
@@ -52,8 +53,9 @@ class Head(Layer):
             (..., vocabulary) float32.
         """
         config, lead = self.config, ops.shape(hidden)[:-1]
-        kernel = ops.transpose(self.cast(table)) if config.tie_embeddings else self.cast(self.kernel)
-        scores = ops.matmul(ops.reshape(self.cast(hidden), (-1, config.hidden_size)), kernel)
+        hidden = ops.reshape(self.cast(hidden), (-1, config.hidden_size))
+        tied = config.tie_embeddings
+        scores = fast.matmul_rows(hidden, self.cast(table)) if tied else ops.matmul(hidden, self.cast(self.kernel))
         scores = ops.cast(scores, "float32")
         if config.logit_scale != 1.0:
             scores = scores * config.logit_scale

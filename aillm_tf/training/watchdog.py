@@ -23,7 +23,7 @@ logger = logging.getLogger("aillm_tf")
 SECONDS = 300.0  # of silence after which something is said
 STAGES = {
     ShardDataset.read.__code__: "reading rows from the shards on disk",
-    Dataset.slices.__code__: "choosing the rows of a batch",
+    Dataset.part.__code__: "choosing the rows of a batch",
 }
 
 

@@ -62,7 +62,7 @@ class GPT(nn.Module):
         return functional.cross_entropy(scores.flatten(0, 1), targets.flatten())
 
 
-def measure(path: str, steps: int) -> None:
+def measure(path: str, steps: int, dtype: str, peak: float) -> None:
     torch.manual_seed(0)
     text = Path(path).read_text(encoding="utf-8")
     number = {character: i for i, character in enumerate(sorted(set(text)))}
@@ -74,13 +74,13 @@ def measure(path: str, steps: int) -> None:
     others = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": TRAINING["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
-        lr=TRAINING["learning_rate"],
+        lr=peak,
         betas=(0.9, TRAINING["beta_2"]),
         fused=True,
     )
 
     def rate(step: int) -> float:
-        peak, low, warmup = TRAINING["learning_rate"], TRAINING["final_rate"], TRAINING["warmup"]
+        low, warmup = peak * TRAINING["final_share"], TRAINING["warmup"]
         if step < warmup:
             return peak * (step + 1) / (warmup + 1)
         return low + 0.5 * (1 + math.cos(math.pi * (step - warmup) / (TRAINING["steps"] - warmup))) * (peak - low)
@@ -93,7 +93,9 @@ def measure(path: str, steps: int) -> None:
     def step(number: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate(number)
-        model(*batch()).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "mixed_bfloat16"):
+            loss = model(*batch())
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), TRAINING["clip_norm"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -120,5 +122,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="text file")
     parser.add_argument("--steps", type=int, default=TRAINING["steps"], help="fewer, to try it out")
+    parser.add_argument("--dtype", choices=("float32", "mixed_bfloat16"), default="float32")
+    parser.add_argument("--learning-rate", type=float, default=TRAINING["learning_rate"], help="at its peak")
     options = parser.parse_args()
-    measure(options.data, options.steps)
+    measure(options.data, options.steps, options.dtype, options.learning_rate)

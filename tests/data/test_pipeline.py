@@ -1,6 +1,9 @@
 """Dataset: a pure function of (seed, step), whoever shares its batches and wherever it starts."""
 
+import ctypes
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -226,3 +229,31 @@ def test_no_rows_are_refused():
 def test_a_row_longer_than_max_length_is_refused():
     with pytest.raises(ValueError, match="more than the longest bucket 10"):
         dataset(max_length=10)
+
+
+# a block of a MiB is freed, so that malloc may keep the next; then, how many more blocks are the system's own
+BLOCKS = """
+import ctypes
+import numpy as np
+from aillm_tf.data.pipeline import Dataset, Ragged
+
+class Counts(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "rest")]
+    _fields_[-1] = ("rest", ctypes.c_size_t * 6)
+
+columns = {"token_ids": Ragged(np.arange(40, dtype="int32"), np.arange(0, 41, 4))}
+assert len(list(Dataset(columns, batch_size=2, max_length=4).batches())) == 5
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, libc.mallinfo2.restype = [ctypes.c_void_p], Counts
+libc.free(libc.malloc(2**20))
+before = libc.mallinfo2().hblks
+libc.malloc(2**20)
+print(libc.mallinfo2().hblks - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33 or newer")
+def test_malloc_keeps_large_blocks():
+    done = subprocess.run([sys.executable, "-c", BLOCKS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0"], "every large tensor from now on waits for new pages, see Dataset.batches"

@@ -30,6 +30,7 @@ CASES = {
     "gelu": (fast.gelu, lambda: [normal(3, 7) * 2]),
     "dense": (fast.dense, lambda: [normal(5, 4), normal(4, 6), normal(6)]),
     "dense without bias": (lambda x, kernel: fast.dense(x, kernel, None), lambda: [normal(5, 4), normal(4, 6)]),
+    "matmul_rows": (fast.matmul_rows, lambda: [normal(5, 4), normal(6, 4)]),
     "add_norm": (
         lambda x, residual, scale, bias: fast.add_norm(x, residual, scale, bias, 1e-12),
         lambda: [normal(2, 3, 8), normal(2, 3, 8), normal(8), normal(8)],
@@ -58,7 +59,7 @@ def test_the_fused_twin_equals_the_plain_one(name):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gelu", "dense", "add_norm", "attention, mask"])
+@pytest.mark.parametrize("name", ["gelu", "dense", "add_norm", "attention, mask", "attention, no bias"])
 def test_the_fused_twin_keeps_bfloat16(name):
     function, make = CASES[name]
     kept = {"add_norm": 2, "attention, mask": 3}.get(name, 4)  # scale, bias and mask stay float32
@@ -66,7 +67,8 @@ def test_the_fused_twin_keeps_bfloat16(name):
     (fused, fused_gradients), (plain, gradients) = (value_and_gradients(function, inputs, on) for on in (True, False))
     assert fused.dtype == plain.dtype == "bfloat16"
     assert [g.dtype for g in fused_gradients] == [g.dtype for g in gradients] == [x.dtype for x in inputs]
-    np.testing.assert_allclose(tf.cast(fused, "float32"), tf.cast(plain, "float32"), atol=0.06, rtol=0.03)
+    for one, other in zip((fused, *fused_gradients), (plain, *gradients), strict=True):
+        np.testing.assert_allclose(tf.cast(one, "float32"), tf.cast(other, "float32"), atol=0.06, rtol=0.03)
 
 
 FUSED = pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
