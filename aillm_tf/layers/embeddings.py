@@ -122,7 +122,8 @@ class Embeddings(Layer):
                 # a one-hot product: the gradient of a gather from a two-row table is a slow scatter
                 one_hot = ops.one_hot(segment_ids, config.segments, dtype="float32")
                 x = x + ops.matmul(one_hot, ops.cast(self.segment, "float32"))
-        x = self.norm(x) if self.norm else self.cast(x)
+        with fast.fused(False):  # a single norm: not worth two programs for every length
+            x = self.norm(x) if self.norm else self.cast(x)
         x = dropout(x, config.dropout, seed)
         return self.projection(x) if self.projection and project else x
 

@@ -112,15 +112,9 @@ def attention(q, k, v, bias, scale: float, rate: float = 0.0, seed=None):
         bias: float32, broadcastable to (batch, heads, query, key), or None.
         rate, seed: dropout of the attention weights.
     """
-    if _fused.get() and seed is None and q.dtype == "bfloat16":
-        return _programs().attend(q, k, v, bias, scale)
     # for one query there is little to fuse, and a program for every number of keys would be compiled
     if _fused.get() and q.shape[2] != 1:
-        programs = _programs()
-        scores = programs.matmul(q, k, transpose_b=True)  # (batch, heads, query, key)
-        threshold = 0 if seed is None else _threshold(rate)
-        noise = programs.random_bytes(scores, seed) if threshold else programs.no_bytes()
-        return programs.matmul(programs.softmax(scores, bias, noise, scale, threshold), v)
+        return _programs().attention(q, k, v, bias, scale, 0 if seed is None else _threshold(rate), seed)
     if _xla.get():
         return _xla_programs().attention(q, k, v, bias, scale, _threshold(rate), seed)
     scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32")

@@ -129,9 +129,8 @@ def _norm_programs(epsilon: float, threshold: int, added: bool):
         dy = _float(dy)
         d = dy * scale
         d = rstd * (d - _mean(d) - n * _mean(d * n))
-        rows = list(range(len(x.shape) - 1))
         dx = tf.cast(_drop(d, noise, threshold), x.dtype)
-        return dx, tf.cast(d, x.dtype) if threshold else None, tf.reduce_sum(dy * n, rows), tf.reduce_sum(dy, rows)
+        return dx, tf.cast(d, x.dtype) if threshold else None, tf.reduce_sum(dy * n, 0), tf.reduce_sum(dy, 0)
 
     return _program(forward), _program(backward)
 
@@ -139,74 +138,67 @@ def _norm_programs(epsilon: float, threshold: int, added: bool):
 def add_norm(x, residual, scale, bias, noise, epsilon: float, threshold: int) -> tf.Tensor:
     """LayerNorm(dropout(x) + residual), or of x alone; see `fast.add_norm`."""
     forward, backward = _norm_programs(epsilon, threshold, residual is not None)
+    shape, features = tf.shape(x), x.shape[-1]
 
     @tf.custom_gradient
-    def function(x, residual, scale, bias):
+    def function(x, residual, scale, bias):  # (tokens, features), so that a program is not asked for several ranks
         def gradient(dy):
             dx, d, d_scale, d_bias = backward(x, residual, scale, noise, dy)
             return dx, d if threshold else dx, d_scale, d_bias
 
         return forward(x, residual, scale, bias, noise), gradient
 
-    residual = tf.zeros([], x.dtype) if residual is None else tf.cast(residual, x.dtype)
-    return function(x, residual, tf.convert_to_tensor(scale), tf.convert_to_tensor(bias))
+    x = tf.reshape(x, [-1, features])
+    noise = tf.reshape(noise, [-1, features]) if threshold else noise
+    residual = tf.zeros([], x.dtype) if residual is None else tf.reshape(tf.cast(residual, x.dtype), [-1, features])
+    return tf.reshape(function(x, residual, tf.convert_to_tensor(scale), tf.convert_to_tensor(bias)), shape)
 
 
 @functools.cache
-def _softmax_programs(scale: float, threshold: int, biased: bool):
-    def forward(scores, bias, noise):
-        s = _float(scores) * scale
-        if biased:
-            s = s + bias
-        s = tf.exp(s - tf.reduce_max(s, -1, keepdims=True))
-        p = s / tf.reduce_sum(s, -1, keepdims=True)
-        kept = tf.cast(p, scores.dtype)  # for the gradient
-        return (tf.cast(_drop(p, noise, threshold), scores.dtype), kept) if threshold else kept
-
-    def bias_backward(p, noise, dy):
+def _softmax_gradients(scale: float, threshold: int):
+    def of_bias(p, noise, dy):
         p, d = _float(p), _drop(_float(dy), noise, threshold)
         return p * (d - _sum(p * d))
 
-    def backward(p, noise, dy):
-        return tf.cast(bias_backward(p, noise, dy) * scale, dy.dtype)
-
-    return _program(forward), _program(backward), _program(bias_backward)
+    return _program(lambda p, noise, dy: tf.cast(of_bias(p, noise, dy) * scale, dy.dtype)), _program(of_bias)
 
 
-def softmax(scores, bias, noise, scale: float, threshold: int, forward=None) -> tf.Tensor:
-    """dropout(softmax(scores scale + bias)); without dropout `forward` of scores and bias may compute it."""
-    program, backward, bias_backward = _softmax_programs(scale, threshold, bias is not None)
-    bias = tf.zeros([]) if bias is None else bias
+def softmax(scores, bias, noise, scale: float, threshold: int) -> tf.Tensor:
+    """dropout(softmax(scores scale + bias)).
+
+    Where scores are a product, oneDNN scales and adds within it. It takes five hundred times as long to add what is the
+    same for all rows and heads: then the scale comes last, and is computed alone.
+    """
+    of_scores, of_bias = _softmax_gradients(scale, threshold)
+
+    def weights(scores, bias):
+        factor = tf.constant(scale, scores.dtype)
+        if bias.shape.rank == 0:
+            return tf.nn.softmax(scores * factor)
+        if bias.shape[:2] == (1, 1):
+            return tf.nn.softmax((scores + tf.cast(bias / scale, scores.dtype)) * factor)
+        return tf.nn.softmax(scores * factor + tf.cast(bias, scores.dtype))
 
     @tf.custom_gradient
     def function(scores, bias):
-        if threshold:
-            y, p = program(scores, bias, noise)
-        else:
-            y = p = forward(scores, bias) if forward else program(scores, bias, noise)
+        p = weights(scores, bias)
 
         def gradient(dy):
             # computed only for a learned bias: for a mask nobody asks, and the graph is pruned
             summed = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(scores), s1=tf.shape(bias)).r1
-            d_bias = tf.reshape(tf.reduce_sum(bias_backward(p, noise, dy), summed), tf.shape(bias))
-            return backward(p, noise, dy), d_bias
+            d_bias = tf.reshape(tf.reduce_sum(of_bias(p, noise, dy), summed), tf.shape(bias))
+            return of_scores(p, noise, dy), d_bias
 
-        return y, gradient
+        return _dropout_program(threshold)(p, noise) if threshold else p, gradient
 
-    return function(scores, bias)
+    return function(scores, tf.zeros([]) if bias is None else bias)
 
 
-def attend(q, k, v, bias, scale: float) -> tf.Tensor:
-    """softmax(q k^T scale + bias) v without dropout, in bfloat16.
-
-    oneDNN computes scale and bias within the first matmul, and the softmax, in float32, and rounds what it returns.
-    """
-
-    def weights(scores, bias_):
-        scores = scores * tf.constant(scale, scores.dtype)
-        return tf.nn.softmax(scores if bias is None else scores + tf.cast(bias_, scores.dtype))
-
-    return tf.matmul(softmax(tf.matmul(q, k, transpose_b=True), bias, no_bytes(), scale, 0, weights), v)
+def attention(q, k, v, bias, scale: float, threshold: int, seed) -> tf.Tensor:
+    """dropout(softmax(q k^T scale + bias)) v, see `fast.attention`."""
+    scores = matmul(q, k, transpose_b=True)  # (batch, heads, query, key)
+    noise = random_bytes(scores, seed) if threshold else no_bytes()
+    return matmul(softmax(scores, bias, noise, scale, threshold), v)
 
 
 @functools.cache

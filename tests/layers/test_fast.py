@@ -25,6 +25,7 @@ def value_and_gradients(function, inputs, fused):
 
 
 BIAS = {"no bias": (), "mask": (2, 1, 1, 5), "every head": (1, 3, 4, 5), "every row": (2, 3, 4, 5)}
+BIAS["all alike"] = (1, 1, 4, 5)
 SHAPES = [(2, 3, 4, 6), (2, 3, 5, 6), (2, 3, 5, 6)]  # q, k, v
 CASES = {
     "gelu": (fast.gelu, lambda: [normal(3, 7) * 2]),
@@ -38,6 +39,10 @@ CASES = {
     "add_norm without residual": (
         lambda x, scale, bias: fast.add_norm(x, None, scale, bias, 1e-12),
         lambda: [normal(2, 3, 8), normal(8), normal(8)],
+    ),
+    "add_norm of rows": (  # in another rank than the case above
+        lambda x, scale, bias: fast.add_norm(x, None, scale, bias, 1e-12),
+        lambda: [normal(7, 8), normal(8), normal(8)],
     ),
     **{
         f"attention, {name}": (
@@ -59,10 +64,12 @@ def test_the_fused_twin_equals_the_plain_one(name):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gelu", "dense", "add_norm", "attention, mask", "attention, no bias"])
+@pytest.mark.parametrize(
+    "name", ["gelu", "dense", "add_norm", "attention, mask", "attention, no bias", "attention, all alike"]
+)
 def test_the_fused_twin_keeps_bfloat16(name):
     function, make = CASES[name]
-    kept = {"add_norm": 2, "attention, mask": 3}.get(name, 4)  # scale, bias and mask stay float32
+    kept = 2 if name == "add_norm" else 3  # scale, bias and mask stay float32
     inputs = [tf.cast(x, "bfloat16") if i < kept else x for i, x in enumerate(make())]
     (fused, fused_gradients), (plain, gradients) = (value_and_gradients(function, inputs, on) for on in (True, False))
     assert fused.dtype == plain.dtype == "bfloat16"
