@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -125,6 +126,8 @@ def main() -> None:
         "--folder", type=Path, help="empty or new; text and shards stay in it (default: a temporary one)"
     )
     arguments = parser.parse_args()
+    if importlib.util.find_spec("datasets") is None:
+        parser.error("the other side is not installed: pip install datasets")
     from aillm_tf.text.train import train_tokenizer
 
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The programs behind `fast.fused`: forward and backward of a block's element-wise parts, one XLA program each."""
+"""What `fast.fused` computes on a CPU: a block's element-wise parts, as XLA programs where oneDNN has nothing better."""
 
 from __future__ import annotations
 
