@@ -1,4 +1,4 @@
-"""What `fast.fused` computes on a CPU: a block's element-wise parts, as XLA programs where oneDNN has nothing better."""
+"""What `fast.fused` computes on a CPU: the element-wise parts of a block, as XLA programs or by oneDNN."""
 
 from __future__ import annotations
 
