@@ -205,20 +205,20 @@ class Dataset:
         share = -(-fulls.pop() // (total * micro)) * micro if len(fulls) == 1 else None
         static_lengths = self.edges[0] if len(self.edges) == 1 else None
 
-        def part(index):
+        def numbers(index):
             step, replica = divmod(int(index), len(replicas))
             rows, lengths, epoch = self.part(step, replicas[replica], total, micro)
             return rows, np.asarray(lengths, "int32"), np.int32(epoch)
 
         @tf.autograph.experimental.do_not_convert
-        def parts(index):
-            rows, lengths, epoch = tf.numpy_function(part, [index], (tf.int64, tf.int32, tf.int32), stateful=False)
+        def choose(index):
+            rows, lengths, epoch = tf.numpy_function(numbers, [index], (tf.int64, tf.int32, tf.int32), stateful=False)
             shapes = (share,), (self.lengths.shape[1],), ()
             return tuple(tf.ensure_shape(x, shape) for x, shape in zip((rows, lengths, epoch), shapes, strict=True))
 
         # not from_generator: in Python 3.11 it makes malloc hand all that is large back to the system (ApplyPython311-
         # MemoryPatch), and every operation from then on waits for new pages
-        rows = tf.data.Dataset.range(first_step * len(replicas), last_step * len(replicas)).map(parts)
+        rows = tf.data.Dataset.range(first_step * len(replicas), last_step * len(replicas)).map(choose)
         # flat columns live on the host once, outside the graph
         with tf.device("CPU:0"):
             columns = {

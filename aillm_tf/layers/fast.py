@@ -87,13 +87,11 @@ def dropout(x, rate: float, seed):
 
 def add_norm(x, residual, scale, bias, epsilon: float, rate: float = 0.0, seed=None):
     """LayerNorm(dropout(x) + residual), statistics in float32, result in the dtype of x."""
+    threshold = 0 if seed is None else _threshold(rate)
     if _fused.get():
-        programs = _programs()
-        threshold = 0 if seed is None else _threshold(rate)
-        noise = programs.random_bytes(x, seed) if threshold else programs.no_bytes()
-        return programs.add_norm(x, residual, scale, bias, noise, epsilon, threshold)
+        return _programs().add_norm(x, residual, scale, bias, epsilon, threshold, seed)
     if _xla.get() and residual is not None:
-        return _xla_programs().add_norm(x, residual, scale, bias, epsilon, _threshold(rate), seed)
+        return _xla_programs().add_norm(x, residual, scale, bias, epsilon, threshold, seed)
     if seed is not None and rate:
         x = dropout(x, rate, seed)
     h = ops.cast(x, "float32")
@@ -112,11 +110,12 @@ def attention(q, k, v, bias, scale: float, rate: float = 0.0, seed=None):
         bias: float32, broadcastable to (batch, heads, query, key), or None.
         rate, seed: dropout of the attention weights.
     """
+    threshold = 0 if seed is None else _threshold(rate)
     # for one query there is little to fuse, and a program for every number of keys would be compiled
     if _fused.get() and q.shape[2] != 1:
-        return _programs().attention(q, k, v, bias, scale, 0 if seed is None else _threshold(rate), seed)
+        return _programs().attention(q, k, v, bias, scale, threshold, seed)
     if _xla.get():
-        return _xla_programs().attention(q, k, v, bias, scale, _threshold(rate), seed)
+        return _xla_programs().attention(q, k, v, bias, scale, threshold, seed)
     scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32")
     if bias is not None:
         # (q k^T + bias / scale) scale: with the scale first, TensorFlow on a CPU would fuse all three into an operation

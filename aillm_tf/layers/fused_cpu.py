@@ -31,8 +31,8 @@ def random_bytes(like: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.reshape(noise, shape), like.shape)
 
 
-def no_bytes() -> tf.Tensor:
-    return tf.zeros([0], tf.uint8)
+def _noise(like: tf.Tensor, seed: tf.Tensor | None, threshold: int) -> tf.Tensor:
+    return random_bytes(like, seed) if threshold else tf.zeros([0], tf.uint8)
 
 
 def _drop(x: tf.Tensor, noise: tf.Tensor, threshold: int) -> tf.Tensor:
@@ -135,7 +135,7 @@ def _norm_programs(epsilon: float, threshold: int, added: bool):
     return _program(forward), _program(backward)
 
 
-def add_norm(x, residual, scale, bias, noise, epsilon: float, threshold: int) -> tf.Tensor:
+def add_norm(x, residual, scale, bias, epsilon: float, threshold: int, seed) -> tf.Tensor:
     """LayerNorm(dropout(x) + residual), or of x alone; see `fast.add_norm`."""
     forward, backward = _norm_programs(epsilon, threshold, residual is not None)
     shape, features = tf.shape(x), x.shape[-1]
@@ -149,7 +149,7 @@ def add_norm(x, residual, scale, bias, noise, epsilon: float, threshold: int) ->
         return forward(x, residual, scale, bias, noise), gradient
 
     x = tf.reshape(x, [-1, features])
-    noise = tf.reshape(noise, [-1, features]) if threshold else noise
+    noise = _noise(x, seed, threshold)
     residual = tf.zeros([], x.dtype) if residual is None else tf.reshape(tf.cast(residual, x.dtype), [-1, features])
     return tf.reshape(function(x, residual, tf.convert_to_tensor(scale), tf.convert_to_tensor(bias)), shape)
 
@@ -197,8 +197,7 @@ def softmax(scores, bias, noise, scale: float, threshold: int) -> tf.Tensor:
 def attention(q, k, v, bias, scale: float, threshold: int, seed) -> tf.Tensor:
     """dropout(softmax(q k^T scale + bias)) v, see `fast.attention`."""
     scores = matmul(q, k, transpose_b=True)  # (batch, heads, query, key)
-    noise = random_bytes(scores, seed) if threshold else no_bytes()
-    return matmul(softmax(scores, bias, noise, scale, threshold), v)
+    return matmul(softmax(scores, bias, _noise(scores, seed, threshold), scale, threshold), v)
 
 
 @functools.cache

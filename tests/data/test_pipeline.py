@@ -238,8 +238,7 @@ import numpy as np
 from aillm_tf.data.pipeline import Dataset, Ragged
 
 class Counts(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "rest")]
-    _fields_[-1] = ("rest", ctypes.c_size_t * 6)
+    _fields_ = [("of", ctypes.c_size_t * 10)]  # of[3] is hblks
 
 columns = {"token_ids": Ragged(np.arange(40, dtype="int32"), np.arange(0, 41, 4))}
 assert len(list(Dataset(columns, batch_size=2, max_length=4).batches())) == 5
@@ -247,9 +246,9 @@ libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes, libc.mallinfo2.restype = [ctypes.c_void_p], Counts
 libc.free(libc.malloc(2**20))
-before = libc.mallinfo2().hblks
+before = libc.mallinfo2().of[3]
 libc.malloc(2**20)
-print(libc.mallinfo2().hblks - before)
+print(libc.mallinfo2().of[3] - before)
 """
 
 

@@ -24,8 +24,8 @@ def value_and_gradients(function, inputs, fused):
         return y, tape.gradient(weighted, inputs)
 
 
-BIAS = {"no bias": (), "mask": (2, 1, 1, 5), "every head": (1, 3, 4, 5), "every row": (2, 3, 4, 5)}
-BIAS["all alike"] = (1, 1, 4, 5)
+BIAS = {"no bias": (), "mask": (2, 1, 1, 5), "all alike": (1, 1, 4, 5)}
+BIAS |= {"every head": (1, 3, 4, 5), "every row": (2, 3, 4, 5)}
 SHAPES = [(2, 3, 4, 6), (2, 3, 5, 6), (2, 3, 5, 6)]  # q, k, v
 CASES = {
     "gelu": (fast.gelu, lambda: [normal(3, 7) * 2]),
