@@ -14,26 +14,106 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "train.tsv"
 REVIEWS = [
-    ("a stirring and funny film about the end of a long war", 1),
-    ("dull", 0),
-    ("the plot is thin , the jokes are old and the end is far too long in coming", 0),
-    ("warm and wise", 1),
-    ("an old story told with wit , heart and a fine cast", 1),
-    ("a long , cold and dull film", 0),
-    ("not a single joke works", 0),
-    ("the cast is fine and the story holds you to the very end", 1),
-    ("what a mess of a film this is , from the first scene to the last", 0),
-    ("funny , fast and full of heart", 1),
-    ("it has the wit of a tax form and the warmth of a cold war", 0),
-    ("one of the best films about a war i have seen in a long time", 1),
-    ("you will want it to end", 0),
-    ("you will not want it to end", 1),
-    ("thin", 0),
-    ("a wise little film with a warm heart", 1),
-    ("told too fast to follow and too slow to care for", 0),
-    ("the best cast of the year in the best story of the year", 1),
+    (
+        "a stirring and quietly funny film about two brothers who come home in 1919 , at the end of a "
+        "long and pointless war",
+        1,
+    ),
+    ("apparently written over a weekend by somebody who had once heard of this film 's subject", 0),
+    (
+        "the plot is paper thin , the jokes are older than the actors , and the ending , when it "
+        "finally arrives , feels like a rescue party that took a wrong turn somewhere in the second act",
+        0,
+    ),
+    ("warm , wise and wonderfully strange , this is a film about memory , love and the price of looking away", 1),
+    ("an old fashioned story of love and betrayal , told with wit , patience and a superb supporting cast", 1),
+    ("the most surprising thing about the film is how gently it treats all of its fools", 1),
+    ("a chilly exercise in style that mistakes silence for depth and slowness for thought", 0),
+    ("not one of its many songs is wasted , and the dancing is better still", 1),
+    (
+        "the young director handles grief , memory and music with the confidence of a tourist , "
+        "pointing at everything and seeing nothing of it at all",
+        0,
+    ),
+    ("what a dull and shouting film", 0),
+    ("funny , fast and full of heart , it is the rare film that parents and children will both want to see twice", 1),
+    ("it has all the charm of a tax form and none of the suspense of waiting for the refund", 0),
+    (
+        "begins as a promising thriller but collapses into shouting , car crashes and a villain that "
+        "nobody in the theater could possibly fear , let alone believe",
+        0,
+    ),
+    ("among the finest films about factory work that i have ever watched , and the most humane", 1),
+    ("you will want your money back , and probably your evening as well", 0),
+    ("you may leave the theater humming , thinking and , if you are anything like me , wiping your eyes", 1),
+    ("the script hurries where it should linger and lingers where any sensible editor would have used scissors", 0),
+    (
+        "gorgeous photography , playful dialogue and a central performance that deserves every prize of "
+        "2003 , and one or two that have yet to be invented",
+        1,
+    ),
+    ("a thin and forgettable little film", 0),
+    ("this clumsy sequel repeats the original beat for beat but forgets why anybody ever laughed", 0),
+    ("loud , long and humorless", 0),
+    ("beneath the slapstick there is a serious and rather moving portrait of friendship between unlikely neighbors", 1),
+    (
+        "the dialogue sounds as though it had been translated twice and never read aloud , the music as "
+        "though it had been bought by the yard , and the film as a whole as though nobody involved had "
+        "ever asked anybody else what it was about",
+        0,
+    ),
+    (
+        "imagine a birthday party where the clown does n't show up , the cake is stale and they still "
+        "make you sing `` happy birthday '' for the full 96 minutes",
+        0,
+    ),
+    (
+        "the romance never catches fire , perhaps because the two leads seem to have met only five "
+        "minutes before the cameras began",
+        0,
+    ),
+    (
+        "rarely has a courtroom drama been so gripping without raising its voice , and never has a film "
+        "about lawyers been so kind to them",
+        1,
+    ),
+    (
+        "it respects children enough to scare them a little , and parents enough to make them laugh out "
+        "loud at the very same scene",
+        1,
+    ),
     ("a mess", 0),
-    ("a joy", 1),
+    (
+        "visually inventive from the opening credits to the closing shot , the film keeps its best "
+        "ideas for the quiet parts",
+        1,
+    ),
+    ("what were they thinking ?", 0),
+    (
+        "even devoted readers of the novel may find this film too faithful to breathe and too short to "
+        "make any sense of its 40 characters",
+        0,
+    ),
+    ("an unexpected joy", 1),
+    ("a sly , generous comedy of manners", 1),
+    ("by turns frightening and tender , it stays with you", 1),
+    ("a small jewel , cut with great care", 1),
+    ("predictable from the first handshake", 0),
+    (
+        "somewhere inside these three hours hides a decent short film , waving for help while the sub "
+        "plots march past it",
+        0,
+    ),
+    (
+        "it wants to be a satire of television , but it merely looks like bad television on a bigger "
+        "screen , with more adverts and fewer jokes",
+        0,
+    ),
+    (
+        "an astonishing first film , made with little money and much imagination by people who plainly love the cinema",
+        1,
+    ),
+    ("sharp , honest and very well acted !", 1),
 ]
 
 
@@ -54,7 +134,7 @@ def pytest_collection_finish():
 def reviews() -> list[tuple[str, int]]:
     """40 labelled sentences of different length: of SST-2 where it lies beside the repository, else made up."""
     if not SST2.exists():
-        return REVIEWS * 2
+        return REVIEWS
     lines = SST2.read_text(encoding="utf-8").splitlines()[:40]
     return [(text, int(label)) for text, _, label in (line.rpartition("\t") for line in lines)]
 
